@@ -1,0 +1,117 @@
+"""The catalog: what the platform team allows at most.
+
+Frozen and complete: names are resolved and bounds are checked by config.catalog before a `Catalog` exists.
+Unlisted means refused (rule R5): look-ups return None and the caller denies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+
+class Classification(StrEnum):
+    """How sensitive the data behind a role is, from least to most."""
+
+    PUBLIC = "public"
+    INTERNAL = "internal"
+    CONFIDENTIAL = "confidential"
+    RESTRICTED = "restricted"
+
+
+class Engine(StrEnum):
+    """What kind of secrets engine makes the credential."""
+
+    POSTGRESQL = "postgresql"
+    GENERIC = "generic"
+
+
+class IssueMethod(StrEnum):
+    """How Vault is asked for the credential."""
+
+    READ = "read"
+    UPDATE = "update"
+
+
+class Revocation(StrEnum):
+    """What revoking the lease really does at the backend."""
+
+    REVOCABLE = "revocable"
+    UNREVOCABLE = "unrevocable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """Where a credential is meant to be used."""
+
+    host: str
+    port: int
+    scheme: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialRole:
+    """A Vault dynamic-secret role that tasks may draw on."""
+
+    name: str
+    description: str
+    engine: Engine
+    mount: str
+    path: str
+    method: IssueMethod
+    parameters: Mapping[str, str]
+    classification: Classification
+    destination: Destination
+    ttl: timedelta
+    max_ttl: timedelta
+    revocation: Revocation
+
+    @property
+    def vault_path(self) -> str:
+        """The full path below `/v1/`."""
+        return f"{self.mount}/{self.path}"
+
+    @property
+    def vault_policy(self) -> str:
+        """Name of the one static Vault policy that allows this role and nothing else."""
+        return f"tasklease-role-{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskType:
+    """A kind of work: what such a task may use, where, and within which limits."""
+
+    name: str
+    description: str
+    environment: str
+    roles: frozenset[str]
+    max_duration: timedelta
+    heartbeat: timedelta
+    max_leases: int
+
+    @property
+    def heartbeat_grace(self) -> timedelta:
+        """How long a task lives without a sign of life: three intervals."""
+        return self.heartbeat * 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentClass:
+    """What the platform team registered: what its instances may do at most."""
+
+    name: str
+    description: str
+    task_types: frozenset[str]
+    max_tasks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog:
+    """Everything that is allowed; `digest` names this version of it in decisions."""
+
+    agent_classes: Mapping[str, AgentClass]
+    task_types: Mapping[str, TaskType]
+    credential_roles: Mapping[str, CredentialRole]
+    digest: str

@@ -1,0 +1,147 @@
+"""What use cases ask the store to make durable: changes, applied together or not at all.
+
+A change carries its own precondition, checked in the same transaction, so that a race (a task that is ended while
+a credential for it is being made) is lost cleanly and never overwritten. Audit events are changes like any other:
+state and its audit record are durable together (rule R1; docs/adr/0003).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from broker.domain.audit import AuditEvent
+from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor, VaultLeaseId
+from broker.domain.lease import Lease, RevokeCause
+from broker.domain.task import Task, TaskEnd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateTask:
+    """A new active task. Precondition: its owner has fewer than `max_live` tasks that have not ended, and has
+    no task under the same idempotency key."""
+
+    task: Task
+    max_live: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddTaskToken:
+    """The accessor of a Vault token made for the task. Precondition: the task has not ended."""
+
+    task_id: TaskId
+    accessor: TokenAccessor
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TouchTask:
+    """A sign of life. Precondition: the task is active."""
+
+    task_id: TaskId
+    heartbeat_due: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndTask:
+    """Active to ending, and every lease that is intended or live to revoking. Precondition: the task is active."""
+
+    task_id: TaskId
+    end: TaskEnd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishTask:
+    """Ending to ended. Precondition: the task is ending and every lease of it is final."""
+
+    task_id: TaskId
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateLease:
+    """The intent to issue. Precondition: the task is active, has fewer than `max_live` leases that are not final,
+    and none under the same idempotency key."""
+
+    lease: Lease
+    max_live: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssueLease:
+    """Intended to live. Precondition: the lease is intended and its task is active."""
+
+    lease_id: LeaseId
+    vault_lease_id: VaultLeaseId
+    at: datetime
+    expires_at: datetime
+    renewable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoidLease:
+    """Intended to void. Precondition: the lease is intended."""
+
+    lease_id: LeaseId
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtendLease:
+    """A live lease's new expiry. Precondition: the lease is live."""
+
+    lease_id: LeaseId
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokeLease:
+    """Intended or live to revoking. Precondition: the lease is intended or live.
+
+    `vault_lease_id` is filled when Vault made the lease but it could not be recorded as issued.
+    """
+
+    lease_id: LeaseId
+    cause: RevokeCause
+    at: datetime
+    vault_lease_id: VaultLeaseId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostponeRevocation:
+    """A failed attempt. Precondition: the lease is revoking."""
+
+    lease_id: LeaseId
+    next_attempt_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmRevoked:
+    """Revoking to revoked. Precondition: the lease is revoking."""
+
+    lease_id: LeaseId
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Append:
+    """An audit record, placed by the store in the order of commit."""
+
+    event: AuditEvent
+
+
+Change = (
+    CreateTask
+    | AddTaskToken
+    | TouchTask
+    | EndTask
+    | FinishTask
+    | CreateLease
+    | IssueLease
+    | VoidLease
+    | ExtendLease
+    | RevokeLease
+    | PostponeRevocation
+    | ConfirmRevoked
+    | Append
+)

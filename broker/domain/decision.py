@@ -1,0 +1,95 @@
+"""Decisions: what was asked, with which context, and what was answered.
+
+Deny is the default everywhere: a `Decision` that allows has to say so by name, together with the policies that
+determined it (rule R5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from broker.domain.catalog import CredentialRole
+from broker.domain.errors import DenialClass
+from broker.domain.spiffe import SpiffeId
+from broker.domain.task import Scope, Task
+
+
+class Verdict(StrEnum):
+    """What a decision says."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A verdict with the policies that determined it."""
+
+    verdict: Verdict
+    policies: tuple[str, ...]
+    reason: str = ""
+    """The wire's reason when denied (a name of ErrorReason)."""
+    text: str = ""
+    """Why, in words that are safe to show to the caller."""
+    denial_class: DenialClass | None = None
+
+    @property
+    def allowed(self) -> bool:
+        """Whether it allows; anything else is a denial."""
+        return self.verdict is Verdict.ALLOW
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclareContext:
+    """What is known when a task is declared. Asserted by the agent: intent, scope, fingerprint."""
+
+    caller: SpiffeId
+    agent_class: str
+    task_type: str
+    intent: str
+    scope: Scope
+    environment: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcquireContext:
+    """What is known when a credential is asked for."""
+
+    caller: SpiffeId
+    task: Task
+    role_name: str
+    role: CredentialRole | None
+    """The catalog's entry, which names destination and classification; None when unlisted."""
+    live_leases: int
+    earlier_denials: int
+    at: datetime
+
+
+def as_facts(context: DeclareContext | AcquireContext) -> Mapping[str, object]:
+    """The context as plain data, for the audit record of the decision. Holds no secret."""
+    match context:
+        case DeclareContext():
+            return {
+                "task_type": context.task_type,
+                "intent": context.intent,
+                "roles": sorted(context.scope.roles),
+                "environment": context.environment,
+            }
+        case AcquireContext():
+            facts: dict[str, object] = {
+                "task_type": context.task.task_type,
+                "intent": context.task.intent,
+                "environment": context.task.environment,
+                "role": context.role_name,
+                "live_leases": context.live_leases,
+                "earlier_denials": context.earlier_denials,
+            }
+            if context.role is not None:
+                destination = context.role.destination
+                facts["classification"] = context.role.classification.value
+                facts["destination"] = f"{destination.scheme}://{destination.host}:{destination.port}"
+            return facts

@@ -1,0 +1,112 @@
+"""Tasks and their state machine.
+
+    active ──end──▶ ending ──finish──▶ ended
+
+What always holds: a transition not drawn above raises `IllegalTransitionError`; `ending` never goes back; the
+scope is fixed at declaration (rule R8); `ended` means that the task holds nothing a backend accepts (R3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from broker.domain.errors import IllegalTransitionError
+from broker.domain.identifiers import TaskId
+from broker.domain.spiffe import SpiffeId
+
+
+class TaskState(StrEnum):
+    """Where a task is in its life."""
+
+    ACTIVE = "active"
+    ENDING = "ending"
+    ENDED = "ended"
+
+
+class EndCause(StrEnum):
+    """Why a task ended."""
+
+    COMPLETED = "completed"
+    DEADLINE = "deadline"
+    HEARTBEAT_LOST = "heartbeat-lost"
+    REVOKED = "revoked"
+
+
+class Outcome(StrEnum):
+    """How the agent says that its task went."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEnd:
+    """Why and how a task ended; `reason` is the agent's or operator's words, bounded."""
+
+    cause: EndCause
+    at: datetime
+    outcome: Outcome | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What a task may use; never grows."""
+
+    roles: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A unit of work that an instance declared."""
+
+    task_id: TaskId
+    owner: SpiffeId
+    agent_class: str
+    task_type: str
+    intent: str
+    scope: Scope
+    environment: str
+    created_at: datetime
+    deadline: datetime
+    heartbeat_interval: timedelta
+    heartbeat_due: datetime
+    fingerprint: bytes = b""
+    idempotency_key: str | None = None
+    request_digest: str = ""
+    state: TaskState = TaskState.ACTIVE
+    end: TaskEnd | None = None
+    ended_at: datetime | None = None
+
+    def ending(self, end: TaskEnd) -> Task:
+        """Active to ending.
+
+        Raises:
+            IllegalTransitionError: the task is not active.
+        """
+        if self.state is not TaskState.ACTIVE:
+            raise IllegalTransitionError(self.task_id, self.state, TaskState.ENDING)
+        return replace(self, state=TaskState.ENDING, end=end)
+
+    def finished(self, at: datetime) -> Task:
+        """Ending to ended; the caller has seen every lease refused.
+
+        Raises:
+            IllegalTransitionError: the task is not ending.
+        """
+        if self.state is not TaskState.ENDING:
+            raise IllegalTransitionError(self.task_id, self.state, TaskState.ENDED)
+        return replace(self, state=TaskState.ENDED, ended_at=at)
+
+    def lapsed(self, now: datetime) -> EndCause | None:
+        """Why an active task must end now, if it must."""
+        if self.state is not TaskState.ACTIVE:
+            return None
+        if now >= self.deadline:
+            return EndCause.DEADLINE
+        if now >= self.heartbeat_due:
+            return EndCause.HEARTBEAT_LOST
+        return None

@@ -1,0 +1,1 @@
+"""Protocols that use cases need and adapters implement: roles, not products."""

@@ -1,0 +1,34 @@
+"""Who is calling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from broker.domain.peer import VerifiedPeer
+from broker.domain.spiffe import SpiffeId
+
+
+class PeerVerifier(Protocol):
+    """Turns what a connection shows into a verified peer, per call (rule R4)."""
+
+    def verify(self, leaf_pem: bytes | None, intermediates_pem: Sequence[bytes]) -> VerifiedPeer:
+        """Verify the leaf against its own trust domain's bundle, now.
+
+        Raises:
+            SvidMissingError: there is no leaf.
+            SvidInvalidError: not an X.509-SVID, or not of its trust domain's authority.
+            SvidExpiredError: not valid at this moment.
+            TrustDomainUnknownError: no bundle for its trust domain.
+            AgentClassUnknownError: a valid SVID that does not name an agent instance.
+            InstanceQuarantinedError: quarantined.
+        """
+        ...
+
+
+class Quarantine(Protocol):
+    """Which instances are quarantined."""
+
+    def holds(self, spiffe_id: SpiffeId) -> bool:
+        """Whether nothing more may be accepted from `spiffe_id`. Answers from memory, without waiting."""
+        ...

@@ -1,0 +1,104 @@
+"""Making, renewing and revoking credentials at their backend.
+
+Every call may take as long as its `timeout` and no longer. Revoking and issuing never wait for each other inside
+an implementation (rule R10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from broker.domain.catalog import CredentialRole
+from broker.domain.identifiers import TaskId, TokenAccessor, VaultLeaseId
+from broker.domain.secret import Secret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenGrant:
+    """A Vault token in memory: its accessor may be stored, its value never (rule R6)."""
+
+    accessor: TokenAccessor
+    token: Secret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedCredential:
+    """What the backend made."""
+
+    vault_lease_id: VaultLeaseId
+    ttl: timedelta
+    renewable: bool
+    secret: Mapping[str, Secret]
+
+
+class IssueRefusedError(Exception):
+    """The backend answered that it made nothing. The text is safe to log, not to show."""
+
+
+class IssueInDoubtError(Exception):
+    """The backend may have made something: no answer, or one that cannot be understood."""
+
+
+class CredentialIssuer(Protocol):
+    """The secrets backend."""
+
+    async def open_task(
+        self, task_id: TaskId, roles: Sequence[CredentialRole], ttl: timedelta, *, timeout: timedelta
+    ) -> TokenGrant:
+        """Make an orphan token for a task: exactly the roles' policies, gone after `ttl` whatever happens.
+
+        Raises:
+            CredentialBackendUnavailableError: it could not be made.
+        """
+        ...
+
+    async def open_lease(
+        self, task: TokenGrant, task_id: TaskId, role: CredentialRole, ttl: timedelta, *, timeout: timedelta
+    ) -> TokenGrant:
+        """Make a child of the task's token that may do nothing but issue `role`.
+
+        Raises:
+            CredentialBackendUnavailableError: it could not be made (the task's token may be gone).
+        """
+        ...
+
+    async def issue(
+        self, lease: TokenGrant, task_id: TaskId, role: CredentialRole, *, timeout: timedelta
+    ) -> IssuedCredential:
+        """Have the credential made, under the lease's own token.
+
+        Raises:
+            IssueRefusedError: nothing was made.
+            IssueInDoubtError: something may have been made.
+        """
+        ...
+
+    async def renew(
+        self, vault_lease_id: VaultLeaseId, increment: timedelta, *, timeout: timedelta
+    ) -> timedelta:
+        """Extend a lease; return the time to live that it has now.
+
+        Raises:
+            LeaseNotRenewableError: the backend knows no such lease or will not extend it.
+            CredentialBackendUnavailableError: no answer.
+        """
+        ...
+
+    async def revoke(self, vault_lease_id: VaultLeaseId, *, timeout: timedelta) -> None:
+        """Revoke at the backend before returning, and check that the lease is gone.
+
+        Raises:
+            CredentialBackendUnavailableError: it is not known to be revoked.
+        """
+        ...
+
+    async def revoke_token(self, accessor: TokenAccessor, *, timeout: timedelta) -> None:
+        """Revoke a token, its children and all their leases. An unknown accessor is a success.
+
+        Raises:
+            CredentialBackendUnavailableError: it is not known to be revoked.
+        """
+        ...

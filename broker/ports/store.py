@@ -1,0 +1,131 @@
+"""Durable state.
+
+One way to write: `commit`, atomic, with each change's precondition checked inside. When `commit` returns, the
+changes survive a power cut. Reads see everything that was committed before they began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from broker.domain.audit import AuditRecord, ChainHead
+from broker.domain.changes import Change
+from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor
+from broker.domain.lease import Lease
+from broker.domain.spiffe import SpiffeId
+from broker.domain.task import Task, TaskState
+
+
+class Conflict(StrEnum):
+    """Which precondition did not hold."""
+
+    TASK_NOT_ACTIVE = "task-not-active"
+    TASK_NOT_ENDING = "task-not-ending"
+    TASK_HOLDS_LEASES = "task-holds-leases"
+    TASK_LIMIT = "task-limit"
+    TASK_KEY_TAKEN = "task-key-taken"
+    LEASE_STATE = "lease-state"
+    LEASE_LIMIT = "lease-limit"
+    LEASE_KEY_TAKEN = "lease-key-taken"
+
+
+class ConflictError(Exception):
+    """A precondition did not hold; nothing of the commit was applied."""
+
+    def __init__(self, conflict: Conflict) -> None:
+        super().__init__(conflict.value)
+        self.conflict = conflict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPage:
+    """One page of tasks, newest first; `next_token` is empty on the last."""
+
+    tasks: tuple[Task, ...]
+    next_token: str
+
+
+class Store(Protocol):
+    """State and audit. Every method can raise StoreUnavailableError."""
+
+    async def commit(self, changes: Sequence[Change]) -> None:
+        """Apply all `changes`, in order, or none.
+
+        Raises:
+            ConflictError: a precondition did not hold.
+            StoreUnavailableError: not durable; nothing was applied.
+        """
+        ...
+
+    async def task(self, task_id: TaskId) -> Task | None: ...
+
+    async def task_by_key(self, owner: SpiffeId, idempotency_key: str) -> Task | None: ...
+
+    async def tasks_of(
+        self, owner: SpiffeId, *, states: AbstractSet[TaskState], page_size: int, page_token: str
+    ) -> TaskPage:
+        """One page of an owner's tasks; empty `states` means all.
+
+        Raises:
+            FieldInvalidError: `page_token` is not one that this store made.
+        """
+        ...
+
+    async def lease(self, lease_id: LeaseId) -> Lease | None: ...
+
+    async def lease_by_key(self, task_id: TaskId, idempotency_key: str) -> Lease | None: ...
+
+    async def leases_of(self, task_id: TaskId) -> tuple[Lease, ...]:
+        """Return all leases of a task, oldest first."""
+        ...
+
+    async def task_tokens(self, task_id: TaskId) -> tuple[TokenAccessor, ...]: ...
+
+    async def denials_of(self, task_id: TaskId) -> int:
+        """Return how often the task was denied something."""
+        ...
+
+    async def lapsed_tasks(self, now: datetime, limit: int) -> tuple[Task, ...]:
+        """Active tasks whose deadline or sign of life is overdue."""
+        ...
+
+    async def ending_tasks(self, limit: int) -> tuple[Task, ...]:
+        """Return tasks that are ending and hold no lease that is not final, or have never held one."""
+        ...
+
+    async def leases_due_for_renewal(self, before: datetime, limit: int) -> tuple[Lease, ...]:
+        """Return live, renewable leases of active tasks that expire before `before` and may still be extended."""
+        ...
+
+    async def leases_expired(self, now: datetime, limit: int) -> tuple[Lease, ...]:
+        """Return live leases whose expiry has passed."""
+        ...
+
+    async def leases_to_revoke(self, now: datetime, limit: int) -> tuple[Lease, ...]:
+        """Return revoking leases whose next attempt is due, longest waiting first."""
+        ...
+
+    async def leases_intended(self, before: datetime, limit: int) -> tuple[Lease, ...]:
+        """Return leases that are still intended although they were so before `before`."""
+        ...
+
+    async def unrevoked(self) -> int:
+        """Return how many leases of tasks that are not active any more the backend may still accept."""
+        ...
+
+    async def quarantined(self) -> frozenset[SpiffeId]:
+        """Return every quarantined instance."""
+        ...
+
+    async def audit_records(self, after: int, limit: int) -> tuple[AuditRecord, ...]:
+        """Return records with a sequence number above `after`, in order."""
+        ...
+
+    async def audit_head(self) -> ChainHead | None: ...
+
+    async def close(self) -> None: ...
