@@ -61,7 +61,7 @@ class FinishTask:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateLease:
     """The intent to issue. Precondition: the task is active, has fewer than `max_live` leases that are not final,
-    and none under the same idempotency key."""
+    and none that holds the same idempotency key (`Lease.holds_key`)."""
 
     lease: Lease
     max_live: int
@@ -96,9 +96,10 @@ class ExtendLease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevokeLease:
-    """Intended or live to revoking. Precondition: the lease is intended or live.
+    """Intended or live to revoking. Precondition: the lease is intended or live; or it is revoking without a Vault
+    lease id and this change brings one, which is then filled in and nothing else is changed.
 
-    `vault_lease_id` is filled when Vault made the lease but it could not be recorded as issued.
+    `vault_lease_id` is given when Vault made the lease but it could not be recorded as issued.
     """
 
     lease_id: LeaseId

@@ -301,3 +301,12 @@ class CallDeadlineExceededError(BrokerError):
 
     def __init__(self) -> None:
         super().__init__("the deadline of the call passed")
+
+
+class RpcUnknownError(BrokerError):
+    """No such RPC, or not one that is listed (rule R5)."""
+
+    reason = "RPC_UNKNOWN"
+
+    def __init__(self) -> None:
+        super().__init__("no such RPC")

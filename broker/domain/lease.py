@@ -71,6 +71,14 @@ class Lease:
     attempts: int = 0
     next_attempt_at: datetime | None = None
 
+    @property
+    def holds_key(self) -> bool:
+        """Whether the idempotency key is used up: not when nothing was ever delivered under it."""
+        return self.state is not LeaseState.VOID and self.revoke_cause not in {
+            RevokeCause.IN_DOUBT,
+            RevokeCause.UNDELIVERED,
+        }
+
     def issued(
         self, *, vault_lease_id: VaultLeaseId, at: datetime, expires_at: datetime, renewable: bool
     ) -> Lease:

@@ -42,6 +42,10 @@ class IssueInDoubtError(Exception):
     """The backend may have made something: no answer, or one that cannot be understood."""
 
 
+class TokenGoneError(Exception):
+    """The backend no longer knows the token: a new one has to be made."""
+
+
 class CredentialIssuer(Protocol):
     """The secrets backend."""
 
@@ -61,7 +65,8 @@ class CredentialIssuer(Protocol):
         """Make a child of the task's token that may do nothing but issue `role`.
 
         Raises:
-            CredentialBackendUnavailableError: it could not be made (the task's token may be gone).
+            TokenGoneError: the backend no longer knows the task's token.
+            CredentialBackendUnavailableError: it could not be made.
         """
         ...
 

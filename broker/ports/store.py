@@ -78,7 +78,9 @@ class Store(Protocol):
 
     async def lease(self, lease_id: LeaseId) -> Lease | None: ...
 
-    async def lease_by_key(self, task_id: TaskId, idempotency_key: str) -> Lease | None: ...
+    async def lease_by_key(self, task_id: TaskId, idempotency_key: str) -> Lease | None:
+        """Return the lease that holds the key (`Lease.holds_key`)."""
+        ...
 
     async def leases_of(self, task_id: TaskId) -> tuple[Lease, ...]:
         """Return all leases of a task, oldest first."""

@@ -1,0 +1,1 @@
+"""One package a product. Each implements ports; none imports another."""

@@ -1,0 +1,94 @@
+"""Decides by the catalog alone: what is not listed is denied (rule R5).
+
+Responsible for the bounds that every decision has, whatever else is consulted: agent class, task type,
+environment, roles, declared scope. Each verdict names the catalog entries that determined it.
+"""
+
+from __future__ import annotations
+
+from broker.domain.catalog import Catalog
+from broker.domain.decision import AcquireContext, Decision, DeclareContext, Verdict
+from broker.domain.errors import (
+    DenialClass,
+    EnvironmentNotAllowedError,
+    RoleNotAllowedError,
+    TaskTypeNotAllowedError,
+)
+
+
+class CatalogBoundsPolicy:
+    """Implements ports.policy.PolicyEngine."""
+
+    def decide_declaration(self, context: DeclareContext, catalog: Catalog) -> Decision:
+        """Allow what the agent class and the task type list; deny everything else."""
+        agent_class = catalog.agent_classes.get(context.agent_class)
+        task_type = catalog.task_types.get(context.task_type)
+        if agent_class is None or task_type is None or task_type.name not in agent_class.task_types:
+            return _deny(
+                f"agent-class/{context.agent_class}",
+                TaskTypeNotAllowedError.reason,
+                f"task type {context.task_type!r} is not one that agent class {context.agent_class!r} may declare",
+            )
+        if context.environment != task_type.environment:
+            return _deny(
+                f"task-type/{task_type.name}",
+                EnvironmentNotAllowedError.reason,
+                f"environment {context.environment!r} is not the one of task type {task_type.name!r}",
+            )
+        beyond = sorted(
+            role
+            for role in context.scope.roles
+            if role not in task_type.roles or role not in catalog.credential_roles
+        )
+        if beyond:
+            return _deny(
+                f"task-type/{task_type.name}",
+                RoleNotAllowedError.reason,
+                f"task type {task_type.name!r} has no role {beyond[0]!r}",
+            )
+        return _allow(f"agent-class/{agent_class.name}", f"task-type/{task_type.name}")
+
+    def decide_acquisition(self, context: AcquireContext, catalog: Catalog) -> Decision:
+        """Allow a role of the declared scope that the catalog, as it is now, still gives the task's type."""
+        task = context.task
+        agent_class = catalog.agent_classes.get(task.agent_class)
+        task_type = catalog.task_types.get(task.task_type)
+        if agent_class is None or task_type is None or task_type.name not in agent_class.task_types:
+            return _deny(
+                f"agent-class/{task.agent_class}",
+                TaskTypeNotAllowedError.reason,
+                f"task type {task.task_type!r} is no longer one that agent class {task.agent_class!r} may use",
+            )
+        if task.environment != task_type.environment:
+            return _deny(
+                f"task-type/{task_type.name}",
+                EnvironmentNotAllowedError.reason,
+                f"environment {task.environment!r} is no longer the one of task type {task_type.name!r}",
+            )
+        if context.role_name not in task.scope.roles:
+            return _deny(
+                "scope",
+                RoleNotAllowedError.reason,
+                f"role {context.role_name!r} is not in the scope that the task declared",
+            )
+        if context.role is None or context.role_name not in task_type.roles:
+            return _deny(
+                f"task-type/{task_type.name}",
+                RoleNotAllowedError.reason,
+                f"role {context.role_name!r} is no longer one of task type {task_type.name!r}",
+            )
+        return _allow(f"task-type/{task_type.name}", f"credential-role/{context.role_name}", "scope")
+
+
+def _allow(*policies: str) -> Decision:
+    return Decision(verdict=Verdict.ALLOW, policies=tuple(f"catalog:{policy}" for policy in policies))
+
+
+def _deny(policy: str, reason: str, text: str) -> Decision:
+    return Decision(
+        verdict=Verdict.DENY,
+        policies=(f"catalog:{policy}",),
+        reason=reason,
+        text=text,
+        denial_class=DenialClass.STRUCTURAL,
+    )

@@ -1,0 +1,37 @@
+"""Identifiers: 48 bits of time and 80 of randomness in Crockford's base 32, so that they sort by age."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Final
+
+from broker.domain.identifiers import LeaseId, RequestId, TaskId
+
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_CHARACTERS: Final = 26
+
+
+class RandomIds:
+    """Implements ports.system.Ids."""
+
+    def task_id(self) -> TaskId:
+        """Return a new task id."""
+        return TaskId(f"task-{_ulid()}")
+
+    def lease_id(self) -> LeaseId:
+        """Return a new lease id."""
+        return LeaseId(f"lease-{_ulid()}")
+
+    def request_id(self) -> RequestId:
+        """Return a new request id."""
+        return RequestId(f"req-{_ulid()}")
+
+    def fraction(self) -> float:
+        """Return a number in [0, 1)."""
+        return secrets.randbits(53) / (1 << 53)
+
+
+def _ulid() -> str:
+    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return "".join(_ALPHABET[number >> shift & 31] for shift in range((_CHARACTERS - 1) * 5, -1, -5))

@@ -1,0 +1,216 @@
+"""Makes, renews and revokes dynamic credentials in Vault. Implements ports.issuing.CredentialIssuer.
+
+What always holds: a task's token holds exactly its roles' policies and the right to make children; a lease's
+token holds one role's policy; neither can be renewed, and both die by themselves. Revoking is synchronous, and
+said to be done only when Vault no longer knows the lease (rule R3).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+from broker.adapters.vault.connection import VaultCallError, VaultConnection
+from broker.adapters.vault.login import VaultLogin
+from broker.domain.catalog import CredentialRole, IssueMethod
+from broker.domain.errors import CredentialBackendUnavailableError, LeaseNotRenewableError
+from broker.domain.identifiers import TaskId, TokenAccessor, VaultLeaseId
+from broker.domain.secret import Secret
+from broker.ports.issuing import (
+    IssuedCredential,
+    IssueInDoubtError,
+    IssueRefusedError,
+    TokenGoneError,
+    TokenGrant,
+)
+
+logger = logging.getLogger(__name__)
+
+TASK_POLICY: Final = "tasklease-task"
+"""Lets a task's token make children, and nothing else."""
+
+_FORBIDDEN: Final = 403
+_BAD_REQUEST: Final = 400
+
+
+class VaultCredentialIssuer:
+    """See the module."""
+
+    def __init__(self, *, connection: VaultConnection, login: VaultLogin, token_role: str) -> None:
+        self._connection = connection
+        self._login = login
+        self._token_role = token_role
+
+    async def open_task(
+        self, task_id: TaskId, roles: Sequence[CredentialRole], ttl: timedelta, *, timeout: timedelta
+    ) -> TokenGrant:
+        """Make the task's orphan token through the token role, with the broker's own token."""
+        body = _token_body(task_id, [TASK_POLICY, *(role.vault_policy for role in roles)], ttl)
+        try:
+            answer = await self._as_broker(
+                "post", f"auth/token/create/{self._token_role}", body, correlation=task_id, timeout=timeout
+            )
+        except VaultCallError as error:
+            logger.error("no token for task %s: %s", task_id, error)  # noqa: TRY400
+            raise CredentialBackendUnavailableError from error
+        return _grant(answer)
+
+    async def open_lease(
+        self, task: TokenGrant, task_id: TaskId, role: CredentialRole, ttl: timedelta, *, timeout: timedelta
+    ) -> TokenGrant:
+        """Make a child of the task's token, with the task's token."""
+        try:
+            answer = await self._connection.call(
+                "post",
+                "auth/token/create",
+                token=task.token,
+                body=_token_body(task_id, [role.vault_policy], ttl),
+                correlation=task_id,
+                timeout=timeout,
+            )
+        except VaultCallError as error:
+            if error.status == _FORBIDDEN:
+                raise TokenGoneError from error
+            logger.error("no token for a lease of task %s: %s", task_id, error)  # noqa: TRY400
+            raise CredentialBackendUnavailableError from error
+        return _grant(answer)
+
+    async def issue(
+        self, lease: TokenGrant, task_id: TaskId, role: CredentialRole, *, timeout: timedelta
+    ) -> IssuedCredential:
+        """Read or update the role's path, with the lease's token."""
+        method, body = (
+            ("get", None) if role.method is IssueMethod.READ else ("post", dict(role.parameters))
+        )
+        try:
+            answer = await self._connection.call(
+                method, role.vault_path, token=lease.token, body=body, correlation=task_id, timeout=timeout
+            )
+        except VaultCallError as error:
+            if error.refused:
+                raise IssueRefusedError(str(error)) from error
+            raise IssueInDoubtError(str(error)) from error
+        return _credential(answer)
+
+    async def renew(
+        self, vault_lease_id: VaultLeaseId, increment: timedelta, *, timeout: timedelta
+    ) -> timedelta:
+        """Renew with the broker's own token."""
+        body = {"lease_id": vault_lease_id, "increment": max(int(increment.total_seconds()), 1)}
+        try:
+            answer = await self._as_broker("put", "sys/leases/renew", body, timeout=timeout)
+        except VaultCallError as error:
+            if error.status == _BAD_REQUEST:
+                raise LeaseNotRenewableError from error
+            raise CredentialBackendUnavailableError from error
+        seconds = answer.get("lease_duration")
+        if not isinstance(seconds, int):
+            raise CredentialBackendUnavailableError
+        return timedelta(seconds=seconds)
+
+    async def revoke(self, vault_lease_id: VaultLeaseId, *, timeout: timedelta) -> None:
+        """Revoke with `sync`, then look: Vault must no longer know the lease."""
+        try:
+            await self._as_broker(
+                "put",
+                "sys/leases/revoke",
+                {"lease_id": vault_lease_id, "sync": True},
+                timeout=timeout,
+                revoking=True,
+            )
+            await self._as_broker(
+                "put", "sys/leases/lookup", {"lease_id": vault_lease_id}, timeout=timeout, revoking=True
+            )
+        except VaultCallError as error:
+            if error.status == _BAD_REQUEST and error.says("invalid lease"):
+                return
+            logger.error("lease is not revoked: %s", error)  # noqa: TRY400
+            raise CredentialBackendUnavailableError from error
+        logger.error("Vault says that it revoked a lease which it still knows")
+        raise CredentialBackendUnavailableError
+
+    async def revoke_token(self, accessor: TokenAccessor, *, timeout: timedelta) -> None:
+        """Revoke by accessor; one that Vault does not know is done."""
+        try:
+            await self._as_broker(
+                "post", "auth/token/revoke-accessor", {"accessor": accessor}, timeout=timeout, revoking=True
+            )
+        except VaultCallError as error:
+            if error.refused and error.says("invalid accessor"):
+                return
+            logger.error("token is not revoked: %s", error)  # noqa: TRY400
+            raise CredentialBackendUnavailableError from error
+
+    async def _as_broker(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        correlation: str = "",
+        timeout: timedelta,
+        revoking: bool = False,
+    ) -> Mapping[str, Any]:
+        """Call with the broker's own token; when Vault refuses the token itself, log in once more and repeat."""
+        connection = self._connection
+        pool = connection.revoking if revoking else connection.issuing
+        token = await self._login.token()
+        try:
+            return await connection.call(
+                method, path, token=token, body=body, correlation=correlation, timeout=timeout, pool=pool
+            )
+        except VaultCallError as error:
+            if error.status != _FORBIDDEN or error.says("invalid accessor"):
+                raise
+        self._login.reject(token)
+        token = await self._login.token()
+        return await connection.call(
+            method, path, token=token, body=body, correlation=correlation, timeout=timeout, pool=pool
+        )
+
+
+def _token_body(task_id: TaskId, policies: Sequence[str], ttl: timedelta) -> dict[str, Any]:
+    seconds = f"{max(int(ttl.total_seconds()), 1)}s"
+    return {
+        "policies": list(policies),  # never empty: Vault would grant all that the role or parent allows
+        "no_default_policy": True,
+        "meta": {"tasklease_task": task_id},
+        "display_name": task_id,
+        "ttl": seconds,
+        "explicit_max_ttl": seconds,
+        "renewable": False,
+        "type": "service",
+    }
+
+
+def _grant(answer: Mapping[str, Any]) -> TokenGrant:
+    match answer:
+        case {"auth": {"client_token": str(token), "accessor": str(accessor)}} if token and accessor:
+            return TokenGrant(accessor=TokenAccessor(accessor), token=Secret(token))
+        case _:
+            raise CredentialBackendUnavailableError
+
+
+def _credential(answer: Mapping[str, Any]) -> IssuedCredential:
+    match answer:
+        case {
+            "lease_id": str(lease_id),
+            "lease_duration": int(seconds),
+            "renewable": bool(renewable),
+            "data": dict(data),
+        } if lease_id:
+            return IssuedCredential(
+                vault_lease_id=VaultLeaseId(lease_id),
+                ttl=timedelta(seconds=seconds),
+                renewable=renewable,
+                secret={
+                    str(name): Secret(value if isinstance(value, str) else json.dumps(value))
+                    for name, value in data.items()
+                },
+            )
+        case _:
+            message = "the answer has no lease: the role's path does not make lease-bound credentials"
+            raise IssueInDoubtError(message)

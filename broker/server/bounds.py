@@ -1,0 +1,195 @@
+"""Requests, bounded: every field of every request is checked here before anything acts on it.
+
+All that is wrong with a request is said at once, each with its field and what to do (BadRequest). What comes out
+is domain types.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from broker.api.v1 import credentials_pb2, tasks_pb2
+from broker.domain.errors import FieldInvalidError, FieldViolation
+from broker.domain.identifiers import LeaseId, TaskId
+from broker.domain.task import Outcome, Scope, TaskState
+from broker.usecases.acquire_credential import Acquisition
+from broker.usecases.declare_task import Declaration
+
+MAX_INTENT: Final = 1000
+MAX_REASON: Final = 1000
+MAX_ROLES: Final = 64
+MAX_FINGERPRINT: Final = 64
+MAX_PAGE: Final = 200
+DEFAULT_PAGE: Final = 50
+MAX_TOKEN: Final = 512
+MAX_INCREMENT: Final = timedelta(hours=24)
+
+_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
+_IDENTIFIER: Final = re.compile(r"[a-z0-9-]{1,64}")
+_KEY: Final = re.compile(r"[\x21-\x7e]{8,128}")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+_STATES: Final = {
+    tasks_pb2.TASK_STATE_ACTIVE: TaskState.ACTIVE,
+    tasks_pb2.TASK_STATE_ENDING: TaskState.ENDING,
+    tasks_pb2.TASK_STATE_ENDED: TaskState.ENDED,
+}
+_OUTCOMES: Final = {
+    tasks_pb2.TASK_OUTCOME_SUCCEEDED: Outcome.SUCCEEDED,
+    tasks_pb2.TASK_OUTCOME_FAILED: Outcome.FAILED,
+    tasks_pb2.TASK_OUTCOME_CANCELLED: Outcome.CANCELLED,
+}
+
+
+class _Problems:
+    """Collects what is wrong; raises once."""
+
+    def __init__(self) -> None:
+        self._violations: list[FieldViolation] = []
+
+    def check(self, ok: bool, field: str, remedy: str) -> None:  # noqa: FBT001 - reads as a sentence
+        if not ok:
+            self._violations.append(FieldViolation(field=field, remedy=remedy))
+
+    def name(self, value: str, field: str) -> None:
+        self.check(bool(_NAME.fullmatch(value)), field, "1 to 64 characters of a-z, 0-9 and '-'")
+
+    def text(self, value: str, field: str, *, most: int, least: int = 0) -> None:
+        self.check(least <= len(value) <= most, field, f"{least} to {most} characters")
+        self.check(not _CONTROL.search(value), field, "no control characters")
+
+    def raise_any(self) -> None:
+        if self._violations:
+            raise FieldInvalidError(self._violations)
+
+
+def task_id(value: str) -> TaskId:
+    """Check the form of a task id; whether it exists is another question."""
+    problems = _Problems()
+    problems.check(bool(_IDENTIFIER.fullmatch(value)), "task_id", "give the id that DeclareTask returned")
+    problems.raise_any()
+    return TaskId(value)
+
+
+def lease_id(value: str) -> LeaseId:
+    """Check the form of a lease id."""
+    problems = _Problems()
+    problems.check(bool(_IDENTIFIER.fullmatch(value)), "lease_id", "give the id that AcquireCredential returned")
+    problems.raise_any()
+    return LeaseId(value)
+
+
+def declaration(request: tasks_pb2.DeclareTaskRequest) -> Declaration:
+    """DeclareTaskRequest, bounded."""
+    problems = _Problems()
+    problems.name(request.task_type, "task_type")
+    problems.text(request.intent, "intent", least=1, most=MAX_INTENT)
+    problems.check(len(request.scope.roles) <= MAX_ROLES, "scope.roles", f"at most {MAX_ROLES}")
+    for index, role in enumerate(request.scope.roles[:MAX_ROLES]):
+        problems.name(role, f"scope.roles[{index}]")
+    if request.environment:
+        problems.name(request.environment, "environment")
+    problems.check(
+        len(request.fingerprint) <= MAX_FINGERPRINT, "fingerprint", f"at most {MAX_FINGERPRINT} bytes"
+    )
+    if request.idempotency_key:
+        problems.check(
+            bool(_KEY.fullmatch(request.idempotency_key)),
+            "idempotency_key",
+            "empty, or 8 to 128 printable ASCII characters without spaces",
+        )
+    deadline = _time(request.deadline, "deadline", problems) if request.HasField("deadline") else None
+    problems.raise_any()
+    return Declaration(
+        task_type=request.task_type,
+        intent=request.intent,
+        scope=Scope(roles=frozenset(request.scope.roles)),
+        environment=request.environment,
+        deadline=deadline,
+        fingerprint=request.fingerprint,
+        idempotency_key=request.idempotency_key or None,
+    )
+
+
+def acquisition(request: credentials_pb2.AcquireCredentialRequest) -> Acquisition:
+    """AcquireCredentialRequest, bounded."""
+    problems = _Problems()
+    problems.check(
+        bool(_IDENTIFIER.fullmatch(request.task_id)), "task_id", "give the id that DeclareTask returned"
+    )
+    problems.name(request.role, "role")
+    problems.check(
+        bool(_KEY.fullmatch(request.idempotency_key)),
+        "idempotency_key",
+        "8 to 128 printable ASCII characters without spaces, new for each credential wanted",
+    )
+    problems.raise_any()
+    return Acquisition(
+        task_id=TaskId(request.task_id), role=request.role, idempotency_key=request.idempotency_key
+    )
+
+
+def increment(request: credentials_pb2.RenewCredentialRequest) -> timedelta | None:
+    """The wanted time to live; None when unset."""
+    if not request.HasField("increment"):
+        return None
+    problems = _Problems()
+    wanted = _duration(request.increment)
+    problems.check(
+        wanted is not None and timedelta(seconds=1) <= wanted <= MAX_INCREMENT,
+        "increment",
+        "1 second to 24 hours",
+    )
+    problems.raise_any()
+    return wanted
+
+
+def completion(request: tasks_pb2.CompleteTaskRequest) -> tuple[TaskId, Outcome, str]:
+    """CompleteTaskRequest, bounded."""
+    problems = _Problems()
+    problems.check(
+        bool(_IDENTIFIER.fullmatch(request.task_id)), "task_id", "give the id that DeclareTask returned"
+    )
+    outcome = _OUTCOMES.get(request.outcome)
+    problems.check(outcome is not None, "outcome", "SUCCEEDED, FAILED or CANCELLED")
+    problems.text(request.reason, "reason", most=MAX_REASON)
+    problems.raise_any()
+    return TaskId(request.task_id), outcome or Outcome.FAILED, request.reason
+
+
+def listing(request: tasks_pb2.ListTasksRequest) -> tuple[frozenset[TaskState], int, str]:
+    """ListTasksRequest, bounded: states (empty: all), page size, page token."""
+    problems = _Problems()
+    problems.check(0 <= request.page_size <= MAX_PAGE, "page_size", f"0 to {MAX_PAGE}")
+    problems.check(len(request.page_token) <= MAX_TOKEN, "page_token", "give back next_page_token as it was")
+    problems.check(
+        len(request.states) <= len(_STATES) and all(state in _STATES for state in request.states),
+        "states",
+        "ACTIVE, ENDING or ENDED, each once",
+    )
+    problems.raise_any()
+    return (
+        frozenset(_STATES[state] for state in request.states),
+        request.page_size or DEFAULT_PAGE,
+        request.page_token,
+    )
+
+
+def _time(value: Timestamp, field: str, problems: _Problems) -> datetime | None:
+    try:
+        return value.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        problems.check(False, field, "a time between the years 1 and 9999")  # noqa: FBT003
+        return None
+
+
+def _duration(value: Duration) -> timedelta | None:
+    try:
+        return value.ToTimedelta()
+    except (ValueError, OverflowError):
+        return None

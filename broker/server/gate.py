@@ -1,0 +1,236 @@
+"""The gate that every call passes, in one function: `Gate.admit`.
+
+An interceptor that wraps each handler of the server. Requests are parsed inside, so that bytes which are no
+message are a clear refusal; errors become statuses here and nowhere else; what is unforeseen says nothing but its
+request id (rule R6). Identity is verified for each call anew (rule R4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from broker.domain.errors import (
+    BrokerError,
+    CallDeadlineExceededError,
+    FieldInvalidError,
+    FieldViolation,
+    OverloadedError,
+    RpcUnknownError,
+    ShuttingDownError,
+)
+from broker.domain.identifiers import RequestId
+from broker.domain.peer import VerifiedPeer
+from broker.ports.identity import PeerVerifier
+from broker.ports.system import Clock, Ids
+from broker.server.rate_limit import RateLimit
+from broker.server.rpc_table import RPCS, RpcRule
+from broker.server.status import internal, status_of
+from broker.usecases.caller import Caller
+
+logger = logging.getLogger(__name__)
+
+_LEAST_TIME_LEFT: Final = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """What the gate knows of the call that a handler serves."""
+
+    caller: Caller
+    verify_again: Callable[[], None]
+    """Raises when the caller's SVID is no longer acceptable; for streams."""
+
+
+_current: ContextVar[Admitted] = ContextVar("admitted")
+
+
+def admitted() -> Admitted:
+    """The call that is being served. Only handlers behind the gate may ask."""
+    return _current.get()
+
+
+class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types here
+    """See the module."""
+
+    def __init__(  # noqa: PLR0913 - what is checked at the gate
+        self,
+        *,
+        verifier: PeerVerifier,
+        rate_limit: RateLimit,
+        max_concurrent_calls: int,
+        clock: Clock,
+        ids: Ids,
+    ) -> None:
+        self._verifier = verifier
+        self._rate_limit = rate_limit
+        self._max_concurrent_calls = max_concurrent_calls
+        self._clock = clock
+        self._ids = ids
+        self._under_way = 0
+        self.stopping = asyncio.Event()
+
+    @asynccontextmanager
+    async def admit(
+        self, method: str, context: grpc.aio.ServicerContext[Any, Any], request_id: RequestId
+    ) -> AsyncIterator[None]:
+        """Everything that is checked before a handler runs, in this order.
+
+        1. the broker is not stopping          2. the RPC is listed (R5)
+        3. there is room for the call          4. the peer is verified, now (R4)
+        5. the instance keeps to its rate      6. the caller's deadline has not passed
+        """
+        if self.stopping.is_set():
+            raise ShuttingDownError
+        rule = self._rule(method)
+        if self._under_way >= self._max_concurrent_calls:
+            text = "the broker has as many calls under way as it takes"
+            raise OverloadedError(text, retry_after=timedelta(seconds=0.2))
+        self._under_way += 1
+        try:
+            peer = self._verify(context)
+            self._rate_limit.take(peer.spiffe_id, rule.cost, self._clock.now())
+            caller = Caller(peer=peer, request_id=request_id, time_left=_time_left(context))
+            token = _current.set(Admitted(caller=caller, verify_again=lambda: _ignore(self._verify(context))))
+            try:
+                yield
+            finally:
+                _current.reset(token)
+        finally:
+            self._under_way -= 1
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Put the gate before whatever handler there is; where there is none, a refusal."""
+        method = handler_call_details.method
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return grpc.unary_unary_rpc_method_handler(self._unknown)
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(
+                self._unary(method, handler), response_serializer=handler.response_serializer
+            )
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(method, handler), response_serializer=handler.response_serializer
+            )
+        if handler.stream_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(
+                self._both_streams(method, handler),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        return grpc.unary_unary_rpc_method_handler(self._unknown)
+
+    def _unary(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., Awaitable[Any]]:
+        async def behave(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401 - any message
+            request_id = self._ids.request_id()
+            try:
+                async with self.admit(method, context, request_id):
+                    return await handler.unary_unary(_parse(handler, request), context)
+            except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
+                status = _to_status(error, method, request_id)
+            await context.abort_with_status(status)
+
+        return behave
+
+    def _stream(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., AsyncIterator[Any]]:
+        async def behave(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            request_id = self._ids.request_id()
+            try:
+                async with self.admit(method, context, request_id):
+                    async for response in handler.unary_stream(_parse(handler, request), context):
+                        yield response
+                    return
+            except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
+                status = _to_status(error, method, request_id)
+            await context.abort_with_status(status)
+
+        return behave
+
+    def _both_streams(
+        self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
+    ) -> Callable[..., AsyncIterator[Any]]:
+        async def behave(
+            requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+        ) -> AsyncIterator[Any]:
+            request_id = self._ids.request_id()
+            try:
+                async with self.admit(method, context, request_id):
+                    async for response in handler.stream_stream(requests, context):
+                        yield response
+                    return
+            except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
+                status = _to_status(error, method, request_id)
+            await context.abort_with_status(status)
+
+        return behave
+
+    async def _unknown(self, _request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await context.abort_with_status(status_of(RpcUnknownError(), self._ids.request_id()))
+
+    def _rule(self, method: str) -> RpcRule:
+        rule = RPCS.get(method)
+        if rule is None:
+            raise RpcUnknownError
+        return rule
+
+    def _verify(self, context: grpc.aio.ServicerContext[Any, Any]) -> VerifiedPeer:
+        shown = context.auth_context()
+        leaf = shown.get("x509_pem_cert", [None])[0]
+        return self._verifier.verify(leaf, shown.get("x509_pem_cert_chain", []))
+
+
+def _parse(handler: grpc.RpcMethodHandler[Any, Any], request: bytes) -> Any:  # noqa: ANN401 - any message
+    try:
+        return handler.request_deserializer(request)
+    except (DecodeError, ValueError) as error:
+        violation = FieldViolation(field="(request)", remedy="these bytes are not a message of this RPC")
+        raise FieldInvalidError([violation]) from error
+
+
+def _time_left(context: grpc.aio.ServicerContext[Any, Any]) -> timedelta | None:
+    seconds = context.time_remaining()
+    if seconds is None:
+        return None
+    try:
+        time_left = timedelta(seconds=seconds)
+    except OverflowError:  # "no deadline", as some clients say it
+        return None
+    if time_left < _LEAST_TIME_LEFT:
+        raise CallDeadlineExceededError
+    return time_left
+
+
+def _to_status(error: Exception, method: str, request_id: RequestId) -> grpc.Status:
+    if isinstance(error, BrokerError):
+        logger.info("%s refused: %s (%s)", method, error.reason, request_id)
+        return status_of(error, request_id)
+    # The exception's own text could hold anything: only its type and place are logged.
+    logger.error("%s failed: %s (%s)", method, _where(error), request_id)
+    return internal(request_id)
+
+
+def _where(error: BaseException) -> str:
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if place is None:
+        return type(error).__name__
+    return f"{type(error).__name__} at {place.tb_frame.f_code.co_qualname}:{place.tb_lineno}"
+
+
+def _ignore(_peer: VerifiedPeer) -> None:
+    return None

@@ -1,0 +1,26 @@
+"""Runs what has to be done again and again, and outlives every failure of one round."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from broker.domain.errors import BrokerError
+from broker.ports.system import Clock
+
+logger = logging.getLogger(__name__)
+
+
+async def run_rounds(
+    name: str, one_round: Callable[[], Awaitable[object]], *, every: timedelta, clock: Clock
+) -> None:
+    """Run `one_round` every `every` until cancelled. Its failure is logged, and the next round comes."""
+    while True:
+        try:
+            await one_round()
+        except BrokerError as error:
+            logger.error("%s: %s; next round in %s", name, error.reason, every)  # noqa: TRY400
+        except Exception:
+            logger.exception("%s failed; next round in %s", name, every)
+        await clock.sleep(every)

@@ -1,0 +1,84 @@
+"""Every RPC that this server answers: who may call it, and what it costs.
+
+A method that is not listed is refused (rule R5); a test compares this table with the service descriptors, so a
+new RPC cannot be forgotten here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+
+class CallerKind(StrEnum):
+    """Who may call."""
+
+    INSTANCE = "instance"
+    """Any verified agent instance."""
+    OWNER = "owner"
+    """The instance that owns the task or lease; anybody else gets NOT_FOUND."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RpcRule:
+    """One line of the table."""
+
+    caller: CallerKind
+    action: str
+    """The policy action that is decided, or `-` where owning is enough."""
+    cost: int
+    """How much of the instance's rate limit one call takes."""
+    audited: tuple[str, ...]
+    """Audit kinds that the call can write."""
+
+
+_TASKS: Final = "/broker.api.v1.TaskService/"
+_CREDENTIALS: Final = "/broker.api.v1.CredentialService/"
+
+RPCS: Final[Mapping[str, RpcRule]] = MappingProxyType(
+    {
+        _TASKS + "DeclareTask": RpcRule(
+            caller=CallerKind.INSTANCE, action="declare", cost=4, audited=("task.declared", "task.denied")
+        ),
+        _TASKS + "GetTask": RpcRule(caller=CallerKind.OWNER, action="-", cost=1, audited=()),
+        _TASKS + "ListTasks": RpcRule(caller=CallerKind.OWNER, action="-", cost=2, audited=()),
+        _TASKS + "Heartbeat": RpcRule(caller=CallerKind.OWNER, action="-", cost=1, audited=()),
+        _TASKS + "AttachTask": RpcRule(caller=CallerKind.OWNER, action="-", cost=2, audited=()),
+        _TASKS + "CompleteTask": RpcRule(
+            caller=CallerKind.OWNER,
+            action="-",
+            cost=1,
+            audited=("task.ending", "lease.revoked", "lease.revocation-failed", "task.ended"),
+        ),
+        _CREDENTIALS + "AcquireCredential": RpcRule(
+            caller=CallerKind.OWNER,
+            action="acquire",
+            cost=4,
+            audited=("credential.intended", "credential.denied", "credential.issued", "credential.voided"),
+        ),
+        _CREDENTIALS + "RenewCredential": RpcRule(
+            caller=CallerKind.OWNER, action="-", cost=2, audited=("lease.renewed",)
+        ),
+        _CREDENTIALS + "ReleaseCredential": RpcRule(
+            caller=CallerKind.OWNER,
+            action="-",
+            cost=1,
+            audited=("lease.revoking", "lease.revoked", "lease.revocation-failed"),
+        ),
+        "/grpc.health.v1.Health/Check": RpcRule(
+            caller=CallerKind.INSTANCE, action="-", cost=1, audited=()
+        ),
+        "/grpc.health.v1.Health/Watch": RpcRule(
+            caller=CallerKind.INSTANCE, action="-", cost=2, audited=()
+        ),
+        "/grpc.health.v1.Health/List": RpcRule(
+            caller=CallerKind.INSTANCE, action="-", cost=1, audited=()
+        ),
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": RpcRule(
+            caller=CallerKind.INSTANCE, action="-", cost=4, audited=()
+        ),
+    }
+)

@@ -1,0 +1,109 @@
+"""Domain types as messages. The only place where both are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from broker.api.v1 import credentials_pb2, tasks_pb2
+from broker.domain.catalog import Destination
+from broker.domain.lease import Lease, LeaseState
+from broker.domain.task import EndCause, Outcome, Task, TaskState
+from broker.usecases.acquire_credential import Acquired
+from broker.usecases.task_events import EventKind
+
+_LEASE_STATES: Final = {
+    LeaseState.INTENDED: credentials_pb2.LEASE_STATE_INTENDED,
+    LeaseState.LIVE: credentials_pb2.LEASE_STATE_LIVE,
+    LeaseState.REVOKING: credentials_pb2.LEASE_STATE_REVOKING,
+    LeaseState.REVOKED: credentials_pb2.LEASE_STATE_REVOKED,
+    LeaseState.VOID: credentials_pb2.LEASE_STATE_VOID,
+}
+_TASK_STATES: Final = {
+    TaskState.ACTIVE: tasks_pb2.TASK_STATE_ACTIVE,
+    TaskState.ENDING: tasks_pb2.TASK_STATE_ENDING,
+    TaskState.ENDED: tasks_pb2.TASK_STATE_ENDED,
+}
+_CAUSES: Final = {
+    EndCause.COMPLETED: tasks_pb2.TASK_END_CAUSE_COMPLETED,
+    EndCause.DEADLINE: tasks_pb2.TASK_END_CAUSE_DEADLINE,
+    EndCause.HEARTBEAT_LOST: tasks_pb2.TASK_END_CAUSE_HEARTBEAT_LOST,
+    EndCause.REVOKED: tasks_pb2.TASK_END_CAUSE_REVOKED,
+}
+_OUTCOMES: Final = {
+    Outcome.SUCCEEDED: tasks_pb2.TASK_OUTCOME_SUCCEEDED,
+    Outcome.FAILED: tasks_pb2.TASK_OUTCOME_FAILED,
+    Outcome.CANCELLED: tasks_pb2.TASK_OUTCOME_CANCELLED,
+}
+EVENT_KINDS: Final = {
+    EventKind.LEASE_RENEWED: tasks_pb2.AttachTaskResponse.KIND_LEASE_RENEWED,
+    EventKind.LEASE_REVOKED: tasks_pb2.AttachTaskResponse.KIND_LEASE_REVOKED,
+    EventKind.TASK_ENDING: tasks_pb2.AttachTaskResponse.KIND_TASK_ENDING,
+    EventKind.TASK_ENDED: tasks_pb2.AttachTaskResponse.KIND_TASK_ENDED,
+}
+
+
+def timestamp(at: datetime | None) -> Timestamp | None:
+    """A time as a message; None stays unset."""
+    if at is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(at)
+    return message
+
+
+def lease_message(lease: Lease) -> credentials_pb2.Lease:
+    """A lease, without accessor and Vault lease id: those are the broker's and the auditor's."""
+    return credentials_pb2.Lease(
+        lease_id=lease.lease_id,
+        task_id=lease.task_id,
+        role=lease.role,
+        state=_LEASE_STATES[lease.state],
+        issued_at=timestamp(lease.issued_at),
+        expires_at=timestamp(lease.expires_at),
+        revoked_at=timestamp(lease.revoked_at),
+    )
+
+
+def task_message(task: Task, leases: Sequence[Lease] = ()) -> tasks_pb2.Task:
+    """A task with the leases given."""
+    interval = Duration()
+    interval.FromTimedelta(task.heartbeat_interval)
+    message = tasks_pb2.Task(
+        task_id=task.task_id,
+        task_type=task.task_type,
+        intent=task.intent,
+        scope=tasks_pb2.Scope(roles=sorted(task.scope.roles)),
+        environment=task.environment,
+        state=_TASK_STATES[task.state],
+        created_at=timestamp(task.created_at),
+        deadline=timestamp(task.deadline),
+        heartbeat_due=timestamp(task.heartbeat_due),
+        heartbeat_interval=interval,
+        ended_at=timestamp(task.ended_at),
+        leases=[lease_message(lease) for lease in leases],
+    )
+    if task.end is not None:
+        message.end_cause = _CAUSES[task.end.cause]
+        if task.end.outcome is not None:
+            message.outcome = _OUTCOMES[task.end.outcome]
+    return message
+
+
+def acquired_message(acquired: Acquired) -> credentials_pb2.AcquireCredentialResponse:
+    """The only place where a secret is revealed to its owner."""
+    return credentials_pb2.AcquireCredentialResponse(
+        lease=lease_message(acquired.lease),
+        secret={name: value.reveal() for name, value in acquired.secret.items()},
+        destination=_destination_message(acquired.destination),
+    )
+
+
+def _destination_message(destination: Destination) -> credentials_pb2.Destination:
+    return credentials_pb2.Destination(
+        host=destination.host, port=destination.port, scheme=destination.scheme
+    )

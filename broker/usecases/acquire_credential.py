@@ -1,0 +1,395 @@
+"""Acquire a credential (step 3 of a credential's life).
+
+    A1  load the task; it must be the caller's, and active
+    A2  an idempotency key that was used before: the same answer, or a refusal
+    A3  decide with the full context; a denial is durable before it is answered
+    A4  a token for this lease alone (made ahead, or now)
+    A5  decision and intent durable, with that token's accessor          ── rule R1
+    A6  Vault makes the credential
+    A7  the Vault lease id and the audit record of the issue durable     ── rule R1
+    A8  the secret leaves the process
+
+Whatever fails from A5 on, what Vault made or may have made is revoked: by lease id when it is known, else by the
+accessor (rule R2). From A5 on a caller that goes away no longer stops it: the work runs to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, NoReturn
+
+from broker.domain.audit import AuditEvent, AuditKind
+from broker.domain.catalog import Catalog, CredentialRole, Destination, TaskType
+from broker.domain.changes import Append, Change, CreateLease, IssueLease, VoidLease
+from broker.domain.changes import RevokeLease as RevokeLeaseChange
+from broker.domain.decision import AcquireContext, Decision, as_facts
+from broker.domain.errors import (
+    BrokerError,
+    CredentialBackendUnavailableError,
+    IdempotencyKeyReusedError,
+    IdempotentResultGoneError,
+    LeaseLimitReachedError,
+    LeaseNotLiveError,
+    TaskNotActiveError,
+)
+from broker.domain.identifiers import TaskId, VaultLeaseId
+from broker.domain.lease import Lease, LeaseState, RevokeCause
+from broker.domain.secret import Secret
+from broker.domain.task import Task, TaskState
+from broker.ports.issuing import (
+    CredentialIssuer,
+    IssuedCredential,
+    IssueInDoubtError,
+    IssueRefusedError,
+    TokenGrant,
+)
+from broker.ports.policy import CatalogSource, PolicyEngine
+from broker.ports.store import Conflict, ConflictError, Store
+from broker.ports.system import Clock, Ids, Steps
+from broker.usecases.caller import Caller
+from broker.usecases.deciding import decide, refuse
+from broker.usecases.ownership import own_task
+from broker.usecases.revoke_leases import RevokeLeases
+from broker.usecases.task_grants import TaskGrants
+
+logger = logging.getLogger(__name__)
+
+REPLAY_WINDOW: Final = timedelta(seconds=60)
+"""How long the same idempotency key gets the same secret again, from memory."""
+_MOST_REPLAYS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acquisition:
+    """What an agent asks for."""
+
+    task_id: TaskId
+    role: str
+    idempotency_key: str
+
+    @property
+    def digest(self) -> str:
+        """Tells two requests under one idempotency key apart."""
+        return hashlib.sha256(json.dumps([self.task_id, self.role]).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acquired:
+    """A live lease with its secret, on the way to its owner."""
+
+    lease: Lease
+    secret: Mapping[str, Secret]
+    destination: Destination
+
+
+@dataclass(slots=True, kw_only=True)
+class _UnderKey:
+    digest: str
+    work: asyncio.Task[Acquired]
+    forget_at: datetime
+
+
+class AcquireCredential:
+    """See the module."""
+
+    def __init__(  # noqa: PLR0913 - every port of the longest path
+        self,
+        *,
+        store: Store,
+        catalogs: CatalogSource,
+        policy: PolicyEngine,
+        issuer: CredentialIssuer,
+        grants: TaskGrants,
+        revoke_leases: RevokeLeases,
+        clock: Clock,
+        ids: Ids,
+        steps: Steps,
+        timeout: timedelta,
+    ) -> None:
+        self._store = store
+        self._catalogs = catalogs
+        self._policy = policy
+        self._issuer = issuer
+        self._grants = grants
+        self._revoke_leases = revoke_leases
+        self._clock = clock
+        self._ids = ids
+        self._steps = steps
+        self._timeout = timeout
+        self._under_key: dict[tuple[TaskId, str], _UnderKey] = {}
+
+    async def __call__(self, caller: Caller, request: Acquisition) -> Acquired:
+        """Return a live lease and its secret.
+
+        Raises:
+            TaskNotFoundError: not a task of the caller's.
+            TaskNotActiveError: the task is ending or has ended.
+            DeniedError: not allowed; the denial is audited.
+            IdempotencyKeyReusedError: the key belongs to another request.
+            IdempotentResultGoneError: the secret of this key is no longer in memory.
+            LeaseLimitReachedError: too many live leases.
+            UnavailableError: store or Vault; nothing was handed out, and nothing is left behind.
+        """
+        task = await own_task(self._store, caller.peer, request.task_id)  # A1
+        self._forget_old()
+        key = (request.task_id, request.idempotency_key)
+        entry = self._under_key.get(key)
+        if entry is None:
+            if task.state is not TaskState.ACTIVE:
+                raise TaskNotActiveError
+            work = asyncio.create_task(self._acquire(caller, task, request), name="acquire")
+            entry = _UnderKey(
+                digest=request.digest, work=work, forget_at=self._clock.now() + REPLAY_WINDOW
+            )
+            self._under_key[key] = entry
+            work.add_done_callback(lambda done: self._settle(key, done))
+            return await asyncio.shield(work)
+        if entry.digest != request.digest:  # A2
+            raise IdempotencyKeyReusedError
+        if task.state is not TaskState.ACTIVE:
+            raise TaskNotActiveError
+        acquired = await asyncio.shield(entry.work)
+        lease = await self._store.lease(acquired.lease.lease_id)
+        if lease is None or lease.state is not LeaseState.LIVE:
+            raise LeaseNotLiveError
+        return Acquired(lease=lease, secret=acquired.secret, destination=acquired.destination)
+
+    def in_flight(self) -> frozenset[tuple[TaskId, str]]:
+        """Task and idempotency key of every acquire that is under way in this process."""
+        return frozenset(key for key, entry in self._under_key.items() if not entry.work.done())
+
+    async def drain(self) -> None:
+        """Wait until every acquire under way has reached its end."""
+        pending = [entry.work for entry in self._under_key.values() if not entry.work.done()]
+        await asyncio.gather(*pending, return_exceptions=True)
+
+    def forget_task(self, task_id: TaskId) -> None:
+        """Drop the secrets of a task that is ending."""
+        for key in [key for key, entry in self._under_key.items() if key[0] == task_id and entry.work.done()]:
+            del self._under_key[key]
+
+    async def _acquire(self, caller: Caller, task: Task, request: Acquisition) -> Acquired:
+        await self._refuse_used_key(request)  # A2
+        catalog = self._catalogs.current()
+        now = self._clock.now()
+        context = await self._context(caller, task, request, catalog, now)
+        decision = decide(lambda: self._policy.decide_acquisition(context, catalog))  # A3
+        role = context.role
+        task_type = catalog.task_types.get(task.task_type)
+        if not decision.allowed or role is None or task_type is None:
+            await self._deny(caller, context, decision, now)
+        self._steps.reached("acquire.decided")
+        try:
+            grant = await self._grants.for_lease(task, role, catalog)  # A4
+        except ConflictError as error:
+            raise TaskNotActiveError from error
+        self._steps.reached("acquire.token-made")
+        lease = self._intent(task, role, request, grant, now)
+        await self._record_intent(caller, lease, task_type, context, decision, catalog)  # A5
+        self._steps.reached("acquire.intent-durable")
+        credential = await self._issue(caller, lease, grant, role)  # A6
+        self._steps.reached("acquire.vault-issued")
+        lease = await self._record_issue(caller, lease, role, credential)  # A7
+        self._steps.reached("acquire.issued-durable")
+        self._grants.make_spare(task, role)
+        return Acquired(lease=lease, secret=credential.secret, destination=role.destination)  # A8
+
+    async def _refuse_used_key(self, request: Acquisition) -> None:
+        earlier = await self._store.lease_by_key(request.task_id, request.idempotency_key)
+        if earlier is None:
+            return
+        if earlier.request_digest != request.digest:
+            raise IdempotencyKeyReusedError
+        raise IdempotentResultGoneError(earlier.lease_id)
+
+    async def _context(
+        self, caller: Caller, task: Task, request: Acquisition, catalog: Catalog, now: datetime
+    ) -> AcquireContext:
+        leases = await self._store.leases_of(task.task_id)
+        return AcquireContext(
+            caller=caller.peer.spiffe_id,
+            task=task,
+            role_name=request.role,
+            role=catalog.credential_roles.get(request.role),
+            live_leases=sum(not lease.state.is_final for lease in leases),
+            earlier_denials=await self._store.denials_of(task.task_id),
+            at=now,
+        )
+
+    def _intent(
+        self, task: Task, role: CredentialRole, request: Acquisition, grant: TokenGrant, now: datetime
+    ) -> Lease:
+        return Lease(
+            lease_id=self._ids.lease_id(),
+            task_id=task.task_id,
+            role=role.name,
+            idempotency_key=request.idempotency_key,
+            request_digest=request.digest,
+            accessor=grant.accessor,
+            intended_at=now,
+            max_expires_at=min(now + role.max_ttl, task.deadline),
+        )
+
+    async def _deny(self, caller: Caller, context: AcquireContext, decision: Decision, now: datetime) -> NoReturn:
+        event = AuditEvent(
+            kind=AuditKind.CREDENTIAL_DENIED,
+            at=now,
+            actor=str(caller.peer.spiffe_id),
+            task_id=context.task.task_id,
+            request_id=caller.request_id,
+            facts={**as_facts(context), "reason": decision.reason, "policies": list(decision.policies)},
+        )
+        await self._store.commit([Append(event=event)])
+        refuse(decision)
+
+    async def _record_intent(  # noqa: PLR0913, PLR0917 - one record's parts
+        self,
+        caller: Caller,
+        lease: Lease,
+        task_type: TaskType,
+        context: AcquireContext,
+        decision: Decision,
+        catalog: Catalog,
+    ) -> None:
+        event = AuditEvent(
+            kind=AuditKind.CREDENTIAL_INTENDED,
+            at=lease.intended_at,
+            actor=str(caller.peer.spiffe_id),
+            task_id=lease.task_id,
+            lease_id=lease.lease_id,
+            request_id=caller.request_id,
+            facts={
+                **as_facts(context),
+                "policies": list(decision.policies),
+                "catalog": catalog.digest,
+                "accessor": lease.accessor,
+                "svid_sha256": caller.peer.leaf_sha256,
+            },
+        )
+        try:
+            await self._store.commit(
+                [CreateLease(lease=lease, max_live=task_type.max_leases), Append(event=event)]
+            )
+        except ConflictError as error:
+            match error.conflict:
+                case Conflict.LEASE_LIMIT:
+                    raise LeaseLimitReachedError(task_type.max_leases) from error
+                case Conflict.LEASE_KEY_TAKEN:
+                    raise IdempotencyKeyReusedError from error
+                case _:
+                    raise TaskNotActiveError from error
+
+    async def _issue(
+        self, caller: Caller, lease: Lease, grant: TokenGrant, role: CredentialRole
+    ) -> IssuedCredential:
+        try:
+            return await self._issuer.issue(grant, lease.task_id, role, timeout=self._timeout)
+        except IssueRefusedError as error:
+            logger.error("Vault refused to issue role %s: %s", role.name, error)  # noqa: TRY400
+            self._grants.discard_spares(lease.task_id)
+            await self._void(caller, lease)
+            raise CredentialBackendUnavailableError from error
+        except IssueInDoubtError as error:
+            logger.error("issue of role %s is in doubt: %s", role.name, error)  # noqa: TRY400
+            await self._take_back(lease, RevokeCause.IN_DOUBT, None)
+            raise CredentialBackendUnavailableError from error
+
+    async def _record_issue(
+        self, caller: Caller, lease: Lease, role: CredentialRole, credential: IssuedCredential
+    ) -> Lease:
+        now = self._clock.now()
+        issued = lease.issued(
+            vault_lease_id=credential.vault_lease_id,
+            at=now,
+            expires_at=min(now + credential.ttl, lease.max_expires_at),
+            renewable=credential.renewable,
+        )
+        event = AuditEvent(
+            kind=AuditKind.CREDENTIAL_ISSUED,
+            at=now,
+            actor=str(caller.peer.spiffe_id),
+            task_id=lease.task_id,
+            lease_id=lease.lease_id,
+            request_id=caller.request_id,
+            facts={
+                "role": role.name,
+                "vault_lease_id": credential.vault_lease_id,
+                "ttl_seconds": int(credential.ttl.total_seconds()),
+                "fields": sorted(credential.secret),
+            },
+        )
+        change = IssueLease(
+            lease_id=lease.lease_id,
+            vault_lease_id=credential.vault_lease_id,
+            at=now,
+            expires_at=min(now + credential.ttl, lease.max_expires_at),
+            renewable=credential.renewable,
+        )
+        try:
+            await self._store.commit([change, Append(event=event)])
+        except ConflictError as error:  # the task ended while Vault was at work
+            await self._take_back(lease, RevokeCause.UNDELIVERED, credential.vault_lease_id)
+            raise TaskNotActiveError from error
+        except BrokerError:
+            await self._take_back(lease, RevokeCause.UNDELIVERED, credential.vault_lease_id)
+            raise
+        return issued
+
+    async def _void(self, caller: Caller, lease: Lease) -> None:
+        now = self._clock.now()
+        event = AuditEvent(
+            kind=AuditKind.CREDENTIAL_VOIDED,
+            at=now,
+            actor=str(caller.peer.spiffe_id),
+            task_id=lease.task_id,
+            lease_id=lease.lease_id,
+            request_id=caller.request_id,
+            facts={"role": lease.role},
+        )
+        try:
+            await self._store.commit([VoidLease(lease_id=lease.lease_id, at=now), Append(event=event)])
+        except (ConflictError, BrokerError) as error:
+            # Still intended, or already being revoked: the sweep takes it up either way.
+            logger.warning("lease %s could not be voided: %s", lease.lease_id, type(error).__name__)
+
+    async def _take_back(
+        self, lease: Lease, cause: RevokeCause, vault_lease_id: VaultLeaseId | None
+    ) -> None:
+        """Revoke what Vault made or may have made; never raises, whatever is down."""
+        change: Change = RevokeLeaseChange(
+            lease_id=lease.lease_id, cause=cause, at=self._clock.now(), vault_lease_id=vault_lease_id
+        )
+        try:
+            await self._store.commit([change])
+        except ConflictError:
+            pass  # ending the task has moved it already; the id is used below all the same
+        except BrokerError as error:
+            logger.error("lease %s: %s; revoking without the store", lease.lease_id, error.reason)  # noqa: TRY400
+        await self._revoke_leases.take_back(lease.lease_id, vault_lease_id, lease.accessor)
+
+    def _settle(self, key: tuple[TaskId, str], done: asyncio.Task[Acquired]) -> None:
+        """Keep only a success for replay; a failure leaves the key free."""
+        if done.cancelled() or done.exception() is not None:
+            self._under_key.pop(key, None)
+
+    def _forget_old(self) -> None:
+        now = self._clock.now()
+        for key, entry in list(self._under_key.items()):  # insertion order is time order
+            if not entry.work.done():
+                continue
+            if entry.forget_at > now and len(self._under_key) <= _MOST_REPLAYS:
+                break
+            del self._under_key[key]
+
+
+def lease_key(lease: Lease) -> tuple[TaskId, str]:
+    """The key under which `AcquireCredential.in_flight` lists a lease that is being made."""
+    return (lease.task_id, lease.idempotency_key)
+
+

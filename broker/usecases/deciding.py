@@ -1,0 +1,54 @@
+"""Asking the policy engine, so that its failure is a denial (rule R5), and turning a denial into an error."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import NoReturn
+
+from broker.domain.decision import Decision, Verdict
+from broker.domain.errors import (
+    DenialClass,
+    DeniedError,
+    EnvironmentNotAllowedError,
+    PolicyDeniedError,
+    RoleNotAllowedError,
+    TaskTypeNotAllowedError,
+)
+
+logger = logging.getLogger(__name__)
+
+_ERRORS: dict[str, type[DeniedError]] = {
+    error.reason: error
+    for error in (
+        EnvironmentNotAllowedError,
+        PolicyDeniedError,
+        RoleNotAllowedError,
+        TaskTypeNotAllowedError,
+    )
+}
+
+ENGINE_FAILED = Decision(
+    verdict=Verdict.DENY,
+    policies=("engine-failed",),
+    reason=PolicyDeniedError.reason,
+    text="the request could not be decided, so it is denied",
+    denial_class=DenialClass.TRANSIENT,
+)
+
+
+def decide(ask: Callable[[], Decision]) -> Decision:
+    """Run `ask`; whatever it raises is a denial."""
+    try:
+        return ask()
+    except Exception:
+        logger.exception("policy engine failed; denied")
+        return ENGINE_FAILED
+
+
+def refuse(decision: Decision) -> NoReturn:
+    """Raise the error that `decision`, a denial, stands for."""
+    error = _ERRORS.get(decision.reason, PolicyDeniedError)(decision.text)
+    if decision.denial_class is not None:
+        error.metadata = {**error.metadata, "denial_class": decision.denial_class.value}
+    raise error

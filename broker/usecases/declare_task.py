@@ -1,0 +1,231 @@
+"""Declare a task (step 2 of a credential's life).
+
+    D1  decide, within the catalog's bounds; a denial is durable before it is answered
+    D2  make the task's token in Vault
+    D3  decision, task and the token's accessor durable, in one commit
+
+A crash after D2 leaves a token that nobody holds, with no lease, which dies by itself at its explicit maximum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from broker.domain.audit import AuditEvent, AuditKind
+from broker.domain.catalog import AgentClass, Catalog, TaskType
+from broker.domain.changes import AddTaskToken, Append, CreateTask
+from broker.domain.decision import Decision, DeclareContext, as_facts
+from broker.domain.errors import (
+    FieldInvalidError,
+    FieldViolation,
+    IdempotencyKeyReusedError,
+    TaskLimitReachedError,
+)
+from broker.domain.task import Scope, Task
+from broker.ports.issuing import CredentialIssuer
+from broker.ports.policy import CatalogSource, PolicyEngine
+from broker.ports.store import Conflict, ConflictError, Store
+from broker.ports.system import Clock, Ids, Steps
+from broker.usecases.caller import Caller
+from broker.usecases.deciding import decide, refuse
+from broker.usecases.task_grants import TaskGrants
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """What an agent declares; texts and sizes are already bounded."""
+
+    task_type: str
+    intent: str
+    scope: Scope
+    environment: str
+    deadline: datetime | None
+    fingerprint: bytes
+    idempotency_key: str | None
+
+    @property
+    def digest(self) -> str:
+        """Tells two declarations under one idempotency key apart."""
+        body = [
+            self.task_type,
+            self.intent,
+            sorted(self.scope.roles),
+            self.environment,
+            self.deadline.isoformat() if self.deadline else None,
+            self.fingerprint.hex(),
+        ]
+        return hashlib.sha256(json.dumps(body).encode()).hexdigest()
+
+
+class DeclareTask:
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        catalogs: CatalogSource,
+        policy: PolicyEngine,
+        issuer: CredentialIssuer,
+        grants: TaskGrants,
+        clock: Clock,
+        ids: Ids,
+        steps: Steps,
+        timeout: timedelta,
+    ) -> None:
+        self._store = store
+        self._catalogs = catalogs
+        self._policy = policy
+        self._issuer = issuer
+        self._grants = grants
+        self._clock = clock
+        self._ids = ids
+        self._steps = steps
+        self._timeout = timeout
+
+    async def __call__(self, caller: Caller, declaration: Declaration) -> Task:
+        """Return the new task, or the one that the same idempotency key declared before.
+
+        Raises:
+            DeniedError: not allowed; the denial is audited.
+            FieldInvalidError: the deadline has passed or is beyond the task type's maximum.
+            IdempotencyKeyReusedError: the key belongs to another declaration.
+            TaskLimitReachedError: too many live tasks.
+            UnavailableError: store or Vault; nothing was declared.
+        """
+        earlier = await self._earlier(caller, declaration)
+        if earlier is not None:
+            return earlier
+        now = self._clock.now()
+        catalog = self._catalogs.current()
+        declaration_environment = declaration.environment or _environment_of(catalog, declaration)
+        context = DeclareContext(
+            caller=caller.peer.spiffe_id,
+            agent_class=caller.peer.agent_class,
+            task_type=declaration.task_type,
+            intent=declaration.intent,
+            scope=declaration.scope,
+            environment=declaration_environment,
+            at=now,
+        )
+        decision = decide(lambda: self._policy.decide_declaration(context, catalog))
+        agent_class = catalog.agent_classes.get(caller.peer.agent_class)
+        task_type = catalog.task_types.get(declaration.task_type)
+        if not decision.allowed or agent_class is None or task_type is None:
+            await self._deny(caller, context, decision, now)
+        task = self._task(caller, declaration, task_type, declaration_environment, now)
+        return await self._declare(caller, task, agent_class, context, decision, catalog)
+
+    async def _declare(  # noqa: PLR0913, PLR0917 - one transaction's parts
+        self,
+        caller: Caller,
+        task: Task,
+        agent_class: AgentClass,
+        context: DeclareContext,
+        decision: Decision,
+        catalog: Catalog,
+    ) -> Task:
+        grant = await self._grants.open_task(task, catalog)
+        self._steps.reached("declare.token-made")
+        try:
+            await self._store.commit(
+                [
+                    CreateTask(task=task, max_live=agent_class.max_tasks),
+                    AddTaskToken(task_id=task.task_id, accessor=grant.accessor, at=task.created_at),
+                    Append(
+                        event=AuditEvent(
+                            kind=AuditKind.TASK_DECLARED,
+                            at=task.created_at,
+                            actor=str(caller.peer.spiffe_id),
+                            task_id=task.task_id,
+                            request_id=caller.request_id,
+                            facts={
+                                **as_facts(context),
+                                "deadline": task.deadline.isoformat(),
+                                "fingerprint": task.fingerprint.hex(),
+                                "policies": list(decision.policies),
+                                "catalog": catalog.digest,
+                                "svid_sha256": caller.peer.leaf_sha256,
+                            },
+                        )
+                    ),
+                ]
+            )
+        except Exception as error:
+            await self._issuer.revoke_token(grant.accessor, timeout=self._timeout)
+            if isinstance(error, ConflictError):
+                if error.conflict is Conflict.TASK_KEY_TAKEN:  # lost a race with our own twin
+                    twin = await self._store.task_by_key(task.owner, task.idempotency_key or "")
+                    if twin is not None and twin.request_digest == task.request_digest:
+                        return twin
+                    raise IdempotencyKeyReusedError from error
+                raise TaskLimitReachedError(agent_class.max_tasks) from error
+            raise
+        self._steps.reached("declare.durable")
+        self._grants.remember(task, grant, catalog)
+        return task
+
+    async def _earlier(self, caller: Caller, declaration: Declaration) -> Task | None:
+        if declaration.idempotency_key is None:
+            return None
+        task = await self._store.task_by_key(caller.peer.spiffe_id, declaration.idempotency_key)
+        if task is not None and task.request_digest != declaration.digest:
+            raise IdempotencyKeyReusedError
+        return task
+
+    async def _deny(self, caller: Caller, context: DeclareContext, decision: Decision, now: datetime) -> None:
+        await self._store.commit(
+            [
+                Append(
+                    event=AuditEvent(
+                        kind=AuditKind.TASK_DENIED,
+                        at=now,
+                        actor=str(caller.peer.spiffe_id),
+                        request_id=caller.request_id,
+                        facts={
+                            **as_facts(context),
+                            "reason": decision.reason,
+                            "policies": list(decision.policies),
+                        },
+                    )
+                )
+            ]
+        )
+        refuse(decision)
+
+    def _task(
+        self, caller: Caller, declaration: Declaration, task_type: TaskType, environment: str, now: datetime
+    ) -> Task:
+        latest = now + task_type.max_duration
+        deadline = declaration.deadline or latest
+        if deadline <= now:
+            raise FieldInvalidError(
+                [FieldViolation(field="deadline", remedy="has passed: give a time in the future")]
+            )
+        if deadline > latest:
+            remedy = f"at most {task_type.max_duration} from now for this task type"
+            raise FieldInvalidError([FieldViolation(field="deadline", remedy=remedy)])
+        return Task(
+            task_id=self._ids.task_id(),
+            owner=caller.peer.spiffe_id,
+            agent_class=caller.peer.agent_class,
+            task_type=task_type.name,
+            intent=declaration.intent,
+            scope=declaration.scope,
+            environment=environment,
+            created_at=now,
+            deadline=deadline,
+            heartbeat_interval=task_type.heartbeat,
+            heartbeat_due=now + task_type.heartbeat_grace,
+            fingerprint=declaration.fingerprint,
+            idempotency_key=declaration.idempotency_key,
+            request_digest=declaration.digest,
+        )
+
+
+def _environment_of(catalog: Catalog, declaration: Declaration) -> str:
+    task_type = catalog.task_types.get(declaration.task_type)
+    return "" if task_type is None else task_type.environment

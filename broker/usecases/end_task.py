@@ -1,0 +1,86 @@
+"""End a task (step 5 of a credential's life), for whatever cause.
+
+    E1  the task is ending and its leases are revoking, with the audit record, durable
+    E2  everything it holds is revoked, checked and recorded (usecases.revoke_leases)
+    E3  the task's tokens are revoked, and the task has ended
+
+Ending twice is harmless: the first cause and outcome stay, and what is left to revoke is tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from broker.domain.audit import AuditEvent, AuditKind
+from broker.domain.changes import Append
+from broker.domain.changes import EndTask as EndTaskChange
+from broker.domain.identifiers import TaskId
+from broker.domain.task import Task, TaskEnd
+from broker.ports.store import ConflictError, Store
+from broker.ports.system import Steps
+from broker.usecases.acquire_credential import AcquireCredential
+from broker.usecases.revoke_leases import RevokeLeases
+from broker.usecases.task_events import EventKind, TaskEvent, TaskEvents
+from broker.usecases.task_grants import TaskGrants
+
+logger = logging.getLogger(__name__)
+
+
+class EndTask:
+    """See the module."""
+
+    def __init__(  # noqa: PLR0913 - the ports of one path
+        self,
+        *,
+        store: Store,
+        grants: TaskGrants,
+        acquire: AcquireCredential,
+        revoke_leases: RevokeLeases,
+        events: TaskEvents,
+        steps: Steps,
+    ) -> None:
+        self._store = store
+        self._grants = grants
+        self._acquire = acquire
+        self._revoke_leases = revoke_leases
+        self._events = events
+        self._steps = steps
+
+    async def begin(self, task_id: TaskId, end: TaskEnd, *, actor: str, request_id: str = "") -> bool:
+        """E1. Returns False when the task was ending or had ended before.
+
+        Raises:
+            StoreUnavailableError: not durable; the task goes on as it was.
+        """
+        event = AuditEvent(
+            kind=AuditKind.TASK_ENDING,
+            at=end.at,
+            actor=actor,
+            task_id=task_id,
+            request_id=request_id,
+            facts={
+                "cause": end.cause.value,
+                "outcome": end.outcome.value if end.outcome else "",
+                "reason": end.reason,
+            },
+        )
+        try:
+            await self._store.commit([EndTaskChange(task_id=task_id, end=end), Append(event=event)])
+        except ConflictError:
+            return False
+        self._steps.reached("end.durable")
+        self._grants.forget(task_id)
+        self._acquire.forget_task(task_id)
+        self._events.publish(task_id, TaskEvent(kind=EventKind.TASK_ENDING, at=end.at))
+        return True
+
+    async def __call__(
+        self, task_id: TaskId, end: TaskEnd, *, actor: str, request_id: str = ""
+    ) -> Task | None:
+        """E1 to E3, tried once. Returns the task as it is then: ended, or ending while a backend is away.
+
+        Raises:
+            StoreUnavailableError: the store.
+        """
+        await self.begin(task_id, end, actor=actor, request_id=request_id)
+        return await self._revoke_leases.drive(task_id)

@@ -1,0 +1,95 @@
+"""Signs of life: a heartbeat, or a stream that is attached (step 4 of a credential's life)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+from broker.domain.changes import TouchTask
+from broker.domain.errors import TaskNotActiveError
+from broker.domain.identifiers import TaskId
+from broker.domain.task import Task, TaskState
+from broker.ports.store import ConflictError, Store
+from broker.ports.system import Clock
+from broker.usecases.caller import Caller
+from broker.usecases.ownership import own_task
+from broker.usecases.task_events import EventKind, TaskEvent, TaskEvents
+
+GRACE_INTERVALS: Final = 3
+"""A task lives this many heartbeat intervals after its last sign of life."""
+
+
+class KeepTaskAlive:
+    """See the module."""
+
+    def __init__(self, *, store: Store, events: TaskEvents, clock: Clock) -> None:
+        self._store = store
+        self._events = events
+        self._clock = clock
+
+    async def beat(self, caller: Caller, task_id: TaskId) -> datetime:
+        """Take a sign of life; return when the next one is due.
+
+        Raises:
+            TaskNotFoundError: not a task of the caller's.
+            TaskNotActiveError: the task is ending or has ended.
+        """
+        task = await own_task(self._store, caller.peer, task_id)
+        return await self._touch(task)
+
+    async def attach(
+        self, caller: Caller, task_id: TaskId, still_welcome: Callable[[], None]
+    ) -> AsyncGenerator[tuple[TaskEvent | None, Task]]:
+        """Yield the task's events with the task as it is then; None for an event is a keep-alive.
+
+        The first item is a keep-alive and says that the stream is attached. `still_welcome` is asked before each
+        sign of life and raises when the caller's SVID has expired or is quarantined (rule R4): an attached stream
+        keeps nothing alive that its owner could not call for.
+
+        Raises:
+            TaskNotFoundError: not a task of the caller's.
+            TaskNotActiveError: the task is ending or has ended.
+        """
+        task = await own_task(self._store, caller.peer, task_id)
+        with self._events.listening(task_id) as queue:
+            await self._touch(task)
+            touch_at = self._clock.now() + task.heartbeat_interval
+            yield None, task
+            while True:
+                event = await self._next(queue, touch_at - self._clock.now())
+                still_welcome()
+                task = await own_task(self._store, caller.peer, task_id)
+                if task.state is TaskState.ACTIVE and self._clock.now() >= touch_at:
+                    await self._touch_if_active(task)
+                    touch_at = self._clock.now() + task.heartbeat_interval
+                if event is None and task.state is TaskState.ENDED:  # the event was lost
+                    event = TaskEvent(kind=EventKind.TASK_ENDED, at=task.ended_at or self._clock.now())
+                if event is None and task.state is not TaskState.ACTIVE:
+                    touch_at = self._clock.now() + task.heartbeat_interval
+                yield event, task
+                if event is not None and event.kind is EventKind.TASK_ENDED:
+                    return
+
+    async def _touch(self, task: Task) -> datetime:
+        due = self._clock.now() + task.heartbeat_interval * GRACE_INTERVALS
+        try:
+            await self._store.commit([TouchTask(task_id=task.task_id, heartbeat_due=due)])
+        except ConflictError as error:
+            raise TaskNotActiveError from error
+        return due
+
+    async def _touch_if_active(self, task: Task) -> None:
+        try:
+            await self._touch(task)
+        except TaskNotActiveError:
+            return  # the next event says so
+
+    async def _next(self, queue: asyncio.Queue[TaskEvent], patience: timedelta) -> TaskEvent | None:
+        try:
+            return await asyncio.wait_for(queue.get(), max(patience.total_seconds(), 0.0))
+        except TimeoutError:
+            return None
+
+

@@ -1,0 +1,40 @@
+"""Finding a task or a lease that belongs to the caller.
+
+Rule R7: what belongs to somebody else is answered in the same words as what does not exist.
+"""
+
+from __future__ import annotations
+
+from broker.domain.errors import LeaseNotFoundError, TaskNotFoundError
+from broker.domain.identifiers import LeaseId, TaskId
+from broker.domain.lease import Lease
+from broker.domain.peer import VerifiedPeer
+from broker.domain.task import Task
+from broker.ports.store import Store
+
+
+async def own_task(store: Store, peer: VerifiedPeer, task_id: TaskId) -> Task:
+    """Return the caller's task.
+
+    Raises:
+        TaskNotFoundError: no such task, or not the caller's.
+    """
+    task = await store.task(task_id)
+    if task is None or task.owner != peer.spiffe_id:
+        raise TaskNotFoundError
+    return task
+
+
+async def own_lease(store: Store, peer: VerifiedPeer, lease_id: LeaseId) -> tuple[Lease, Task]:
+    """Return the caller's lease and its task.
+
+    Raises:
+        LeaseNotFoundError: no such lease, or not the caller's.
+    """
+    lease = await store.lease(lease_id)
+    if lease is None:
+        raise LeaseNotFoundError
+    task = await store.task(lease.task_id)
+    if task is None or task.owner != peer.spiffe_id:
+        raise LeaseNotFoundError
+    return lease, task

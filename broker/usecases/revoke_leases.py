@@ -1,0 +1,252 @@
+"""Revoke leases: the one path by which anything is taken back (steps 5 and 6 of a credential's life).
+
+    V1  the lease is revoking, durably (whoever asked for it did that)
+    V2  revoke at Vault, synchronously, and see that Vault no longer knows the lease
+    V3  revoked, with its audit record, durable
+
+A failure is recorded, alarmed and tried again with backoff and jitter, without limit (rule R3). A lease in doubt
+has no Vault lease id: the token that was made for it alone is revoked instead, once Vault can no longer be at
+work on it (rule R2).
+
+What always holds: no lease is worked on twice at once in this process; `revoked` is recorded after V2 only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
+
+from broker.domain.audit import AuditEvent, AuditKind
+from broker.domain.changes import Append, Change, ConfirmRevoked, FinishTask, PostponeRevocation
+from broker.domain.errors import BrokerError
+from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor, VaultLeaseId
+from broker.domain.lease import Lease, LeaseState, RevokeCause
+from broker.domain.spiffe import SpiffeId
+from broker.domain.task import Task, TaskState
+from broker.ports.issuing import CredentialIssuer
+from broker.ports.store import ConflictError, Store
+from broker.ports.system import Clock, Ids, Steps
+from broker.usecases.task_events import EventKind, TaskEvent, TaskEvents
+
+logger = logging.getLogger(__name__)
+
+IN_DOUBT_GRACE: Final = timedelta(seconds=3)
+"""How long after its intent a lease without a Vault lease id is left alone: Vault gives up a request whose client
+is gone, but not in the same instant, and a credential made after its token was revoked would be missed."""
+
+_FIRST_PAUSE: Final = timedelta(milliseconds=500)
+_LONGEST_PAUSE: Final = timedelta(minutes=1)
+_AT_ONCE: Final = 8
+
+
+class RevokeLeases:
+    """See the module."""
+
+    def __init__(  # noqa: PLR0913 - the ports of one path
+        self,
+        *,
+        store: Store,
+        issuer: CredentialIssuer,
+        clock: Clock,
+        ids: Ids,
+        steps: Steps,
+        events: TaskEvents,
+        actor: SpiffeId,
+        timeout: timedelta,
+    ) -> None:
+        self._store = store
+        self._issuer = issuer
+        self._clock = clock
+        self._ids = ids
+        self._steps = steps
+        self._events = events
+        self._actor = actor
+        self._timeout = timeout
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._working: dict[LeaseId, asyncio.Future[bool]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self.being_made: Callable[[Lease], bool] = lambda _lease: False
+        """Tells whether a lease is being issued at this moment in this process; set by the wiring."""
+
+    async def drive(self, task_id: TaskId) -> Task | None:
+        """Try once to revoke everything an ending task holds, and finish it when nothing is left.
+
+        Returns the task as it is afterwards: ended, or still ending when a backend is away.
+
+        Raises:
+            StoreUnavailableError: the store; the sweep goes on later.
+        """
+        leases = await self._store.leases_of(task_id)
+        await asyncio.gather(*(self.attempt(lease) for lease in leases if lease.state is LeaseState.REVOKING))
+        await self.finish(task_id)
+        return await self._store.task(task_id)
+
+    async def finish(self, task_id: TaskId) -> bool:
+        """Revoke the tokens of an ending task that holds no lease any more, and say that it has ended."""
+        leases = await self._store.leases_of(task_id)
+        if any(not lease.state.is_final for lease in leases):
+            return False
+        try:
+            for accessor in await self._store.task_tokens(task_id):
+                await self._issuer.revoke_token(accessor, timeout=self._timeout)
+            now = self._clock.now()
+            event = AuditEvent(
+                kind=AuditKind.TASK_ENDED,
+                at=now,
+                actor=str(self._actor),
+                task_id=task_id,
+                facts={"leases": len(leases)},
+            )
+            await self._store.commit([FinishTask(task_id=task_id, at=now), Append(event=event)])
+        except ConflictError:
+            task = await self._store.task(task_id)  # another driver was first
+            return task is not None and task.state is TaskState.ENDED
+        except BrokerError as error:
+            logger.error("task %s holds nothing but cannot be finished: %s", task_id, error.reason)  # noqa: TRY400
+            return False
+        self._events.publish(task_id, TaskEvent(kind=EventKind.TASK_ENDED, at=now))
+        return True
+
+    async def attempt(self, lease: Lease) -> bool:
+        """Try once to revoke a lease that is revoking; True when the backend no longer accepts it.
+
+        Joins an attempt that is under way. Never raises: a failure is recorded and tried again by the sweep.
+        """
+        under_way = self._working.get(lease.lease_id)
+        if under_way is not None:
+            return await asyncio.shield(under_way)
+        work = asyncio.ensure_future(self._attempt(lease))
+        self._working[lease.lease_id] = work
+        work.add_done_callback(lambda _done: self._working.pop(lease.lease_id, None))
+        return await asyncio.shield(work)
+
+    async def take_back(
+        self, lease_id: LeaseId, vault_lease_id: VaultLeaseId | None, accessor: TokenAccessor
+    ) -> None:
+        """Revoke what an issue left behind, now, even if the store is away.
+
+        When the store knows the lease as revoking, this is `attempt`. When it does not answer, Vault is asked all
+        the same, in the background and without limit; what the store says is put right by the sweep later.
+        """
+        try:
+            lease = await self._store.lease(lease_id)
+        except BrokerError:
+            lease = None
+        if lease is not None and lease.state is LeaseState.REVOKING:
+            await self.attempt(lease)
+            return
+        work = asyncio.create_task(self._insist(lease_id, vault_lease_id, accessor), name="take-back")
+        self._background.add(work)
+        work.add_done_callback(self._background.discard)
+
+    async def drain(self) -> None:
+        """Wait for attempts under way (not for ones that insist while Vault is away)."""
+        await asyncio.gather(*self._working.values(), return_exceptions=True)
+
+    async def _attempt(self, lease: Lease) -> bool:
+        now = self._clock.now()
+        if lease.vault_lease_id is None:
+            if self.being_made(lease):
+                return False
+            if now < lease.intended_at + IN_DOUBT_GRACE:
+                return False
+        async with self._at_once:
+            try:
+                await self._revoke_at_backend(lease.vault_lease_id, lease.accessor, cause=lease.revoke_cause)
+            except BrokerError as error:
+                await self._record_failure(lease, error)
+                return False
+        self._steps.reached("revoke.vault-revoked")
+        now = self._clock.now()
+        event = AuditEvent(
+            kind=AuditKind.LEASE_REVOKED,
+            at=now,
+            actor=str(self._actor),
+            task_id=lease.task_id,
+            lease_id=lease.lease_id,
+            facts={
+                "role": lease.role,
+                "cause": lease.revoke_cause.value if lease.revoke_cause else "",
+                "vault_lease_id": lease.vault_lease_id or "",
+                "by": "lease" if lease.vault_lease_id else "token",
+                "attempts": lease.attempts + 1,
+            },
+        )
+        try:
+            await self._store.commit([ConfirmRevoked(lease_id=lease.lease_id, at=now), Append(event=event)])
+        except ConflictError:
+            return True  # recorded by somebody else
+        except BrokerError as error:
+            logger.error("lease %s is revoked but not recorded: %s", lease.lease_id, error.reason)  # noqa: TRY400
+            return False
+        self._steps.reached("revoke.durable")
+        self._events.publish(
+            lease.task_id,
+            TaskEvent(kind=EventKind.LEASE_REVOKED, at=now, lease=lease.revoked(now)),
+        )
+        return True
+
+    async def _revoke_at_backend(
+        self, vault_lease_id: VaultLeaseId | None, accessor: TokenAccessor, *, cause: RevokeCause | None
+    ) -> None:
+        if vault_lease_id is not None:
+            await self._issuer.revoke(vault_lease_id, timeout=self._timeout)
+        if vault_lease_id is None or cause is not RevokeCause.TASK_ENDED:
+            # At a task's end its own token takes all its children with it, in one call.
+            await self._issuer.revoke_token(accessor, timeout=self._timeout)
+
+    async def _record_failure(self, lease: Lease, error: BrokerError) -> None:
+        now = self._clock.now()
+        pause = self._pause(lease.attempts)
+        logger.error(
+            "lease %s of task %s is NOT revoked (%s, attempt %d); next attempt in %.1f s",
+            lease.lease_id,
+            lease.task_id,
+            error.reason,
+            lease.attempts + 1,
+            pause.total_seconds(),
+        )
+        changes: list[Change] = [PostponeRevocation(lease_id=lease.lease_id, next_attempt_at=now + pause)]
+        if lease.attempts & (lease.attempts - 1) == 0:  # 0, 1, 2, 4, 8 …: the trail stays readable in an outage
+            event = AuditEvent(
+                kind=AuditKind.LEASE_REVOCATION_FAILED,
+                at=now,
+                actor=str(self._actor),
+                task_id=lease.task_id,
+                lease_id=lease.lease_id,
+                facts={"reason": error.reason, "attempts": lease.attempts + 1},
+            )
+            changes.append(Append(event=event))
+        try:
+            await self._store.commit(changes)
+        except (ConflictError, BrokerError) as failure:
+            logger.warning("lease %s: failure not recorded: %s", lease.lease_id, type(failure).__name__)
+
+    async def _insist(
+        self, lease_id: LeaseId, vault_lease_id: VaultLeaseId | None, accessor: TokenAccessor
+    ) -> None:
+        attempts = 0
+        while True:
+            try:
+                await self._revoke_at_backend(vault_lease_id, accessor, cause=None)
+            except BrokerError as error:
+                pause = self._pause(attempts)
+                logger.error(  # noqa: TRY400
+                    "lease %s is NOT taken back (%s); next attempt in %.1f s",
+                    lease_id,
+                    error.reason,
+                    pause.total_seconds(),
+                )
+                attempts += 1
+                await self._clock.sleep(pause)
+            else:
+                logger.warning("lease %s was taken back without the store", lease_id)
+                return
+
+    def _pause(self, attempts: int) -> timedelta:
+        """Exponential with full jitter in its upper half, bounded."""
+        whole = min(_FIRST_PAUSE * 2 ** min(attempts, 10), _LONGEST_PAUSE)
+        return whole * (0.5 + self._ids.fraction() / 2)

@@ -1,0 +1,66 @@
+"""What happens to tasks, told to whoever is attached to them.
+
+In memory and best effort: the store is the truth, an event is a hint to look. A slow listener loses its oldest
+events, never the last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from broker.domain.identifiers import TaskId
+from broker.domain.lease import Lease
+
+_BACKLOG: Final = 256
+
+
+class EventKind(StrEnum):
+    """What happened."""
+
+    LEASE_RENEWED = "lease-renewed"
+    LEASE_REVOKED = "lease-revoked"
+    TASK_ENDING = "task-ending"
+    TASK_ENDED = "task-ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEvent:
+    """Something that happened to a task, or to one of its leases."""
+
+    kind: EventKind
+    at: datetime
+    lease: Lease | None = None
+
+
+class TaskEvents:
+    """Hands events to the attached streams of this process."""
+
+    def __init__(self) -> None:
+        self._listeners: defaultdict[TaskId, set[asyncio.Queue[TaskEvent]]] = defaultdict(set)
+
+    @contextmanager
+    def listening(self, task_id: TaskId) -> Iterator[asyncio.Queue[TaskEvent]]:
+        """Yield a queue that receives the task's events while the block lasts."""
+        queue: asyncio.Queue[TaskEvent] = asyncio.Queue(_BACKLOG)
+        self._listeners[task_id].add(queue)
+        try:
+            yield queue
+        finally:
+            listeners = self._listeners[task_id]
+            listeners.discard(queue)
+            if not listeners:
+                del self._listeners[task_id]
+
+    def publish(self, task_id: TaskId, event: TaskEvent) -> None:
+        """Tell every listener; never waits."""
+        for queue in self._listeners.get(task_id, ()):
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(event)

@@ -1,0 +1,151 @@
+"""What the broker does by itself, again and again (steps 4 to 6): each method is one round.
+
+    end_lapsed      the dead man's switch: no sign of life, or the deadline passed
+    renew_due       leases of living tasks that are half run out
+    revoke_expired  live leases whose time ran out: checked and recorded, not forgotten
+    reclaim         intents that never became leases: revoked as in doubt
+    retry           revocations that failed, and tasks that could not be finished
+
+No round raises for one bad item; a round that cannot reach the store raises StoreUnavailableError to its runner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+from typing import Final
+
+from broker.domain.audit import AuditEvent, AuditKind
+from broker.domain.changes import Append
+from broker.domain.changes import RevokeLease as RevokeLeaseChange
+from broker.domain.errors import BrokerError, StoreUnavailableError
+from broker.domain.lease import Lease, RevokeCause
+from broker.domain.spiffe import SpiffeId
+from broker.domain.task import TaskEnd
+from broker.ports.policy import CatalogSource
+from broker.ports.store import ConflictError, Store
+from broker.ports.system import Clock
+from broker.usecases.end_task import EndTask
+from broker.usecases.renew_lease import RenewLease
+from broker.usecases.revoke_leases import RevokeLeases
+
+logger = logging.getLogger(__name__)
+
+_BATCH: Final = 200
+_AT_ONCE: Final = 8
+
+
+class WatchOverTasks:
+    """See the module."""
+
+    def __init__(  # noqa: PLR0913 - the ports of several rounds
+        self,
+        *,
+        store: Store,
+        catalogs: CatalogSource,
+        end_task: EndTask,
+        renew_lease: RenewLease,
+        revoke_leases: RevokeLeases,
+        clock: Clock,
+        actor: SpiffeId,
+        issue_timeout: timedelta,
+    ) -> None:
+        self._store = store
+        self._catalogs = catalogs
+        self._end_task = end_task
+        self._renew_lease = renew_lease
+        self._revoke_leases = revoke_leases
+        self._clock = clock
+        self._actor = actor
+        self._issue_timeout = issue_timeout
+
+    async def end_lapsed(self) -> int:
+        """End active tasks whose deadline or sign of life is overdue; return how many."""
+        now = self._clock.now()
+        ended = 0
+        for task in await self._store.lapsed_tasks(now, _BATCH):
+            cause = task.lapsed(now)
+            if cause is None:
+                continue
+            logger.warning("task %s lapsed: %s", task.task_id, cause.value)
+            if await self._end_task.begin(
+                task.task_id, TaskEnd(cause=cause, at=now), actor=str(self._actor)
+            ):
+                ended += 1
+        return ended
+
+    async def renew_due(self) -> int:
+        """Renew leases that have run half their TTL; return how many."""
+        roles = self._catalogs.current().credential_roles
+        longest = max((role.ttl for role in roles.values()), default=timedelta())
+        now = self._clock.now()
+        due = [
+            lease
+            for lease in await self._store.leases_due_for_renewal(now + longest / 2, _BATCH)
+            if lease.role in roles
+            and lease.expires_at is not None
+            and lease.expires_at - now <= roles[lease.role].ttl / 2
+            and lease.expires_at < lease.max_expires_at
+        ]
+        at_once = asyncio.Semaphore(_AT_ONCE)
+
+        async def renew(lease: Lease) -> bool:
+            async with at_once:
+                try:
+                    await self._renew_lease.by_broker(lease)
+                except StoreUnavailableError:
+                    raise
+                except BrokerError as error:
+                    logger.warning("lease %s is not renewed: %s", lease.lease_id, error.reason)
+                    return False
+                return True
+
+        return sum(await asyncio.gather(*(renew(lease) for lease in due)))
+
+    async def revoke_expired(self) -> int:
+        """Move live leases whose time ran out to revoking; return how many."""
+        now = self._clock.now()
+        return await self._revoke(await self._store.leases_expired(now, _BATCH), RevokeCause.EXPIRED)
+
+    async def reclaim(self, *, older_than: timedelta | None = None) -> int:
+        """Move intents that never became leases to revoking, as in doubt; return how many.
+
+        `older_than` defaults to what an issue may take at most. At start it is nothing: no issue of the process
+        before can still end well.
+        """
+        age = self._issue_timeout * 3 if older_than is None else older_than
+        stale = await self._store.leases_intended(self._clock.now() - age, _BATCH)
+        return await self._revoke(
+            [lease for lease in stale if not self._revoke_leases.being_made(lease)], RevokeCause.IN_DOUBT
+        )
+
+    async def retry(self) -> int:
+        """Try again what is due: leases to revoke, then tasks to finish; return how many leases were revoked."""
+        due = await self._store.leases_to_revoke(self._clock.now(), _BATCH)
+        revoked = sum(await asyncio.gather(*(self._revoke_leases.attempt(lease) for lease in due)))
+        for task in await self._store.ending_tasks(_BATCH):
+            await self._revoke_leases.finish(task.task_id)
+        return revoked
+
+    async def _revoke(self, leases: list[Lease] | tuple[Lease, ...], cause: RevokeCause) -> int:
+        moved = 0
+        now = self._clock.now()
+        for lease in leases:
+            logger.warning("lease %s is to be revoked: %s", lease.lease_id, cause.value)
+            event = AuditEvent(
+                kind=AuditKind.LEASE_REVOKING,
+                at=now,
+                actor=str(self._actor),
+                task_id=lease.task_id,
+                lease_id=lease.lease_id,
+                facts={"role": lease.role, "cause": cause.value},
+            )
+            try:
+                await self._store.commit(
+                    [RevokeLeaseChange(lease_id=lease.lease_id, cause=cause, at=now), Append(event=event)]
+                )
+            except ConflictError:
+                continue  # it moved on by itself
+            moved += 1
+        return moved
