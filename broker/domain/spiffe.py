@@ -44,7 +44,9 @@ class SpiffeId:
             raise InvalidSpiffeIdError(message)
         trust_domain, slash, rest = text.removeprefix(_SCHEME).partition("/")
         if len(trust_domain) > MAX_TRUST_DOMAIN_BYTES or not _TRUST_DOMAIN.fullmatch(trust_domain):
-            message = "trust domain is empty, too long or has a character outside a-z 0-9 . _ - (SPIFFE-ID 2.1)"
+            message = (
+                "trust domain is empty, too long or has a character outside a-z 0-9 . _ - (SPIFFE-ID 2.1)"
+            )
             raise InvalidSpiffeIdError(message)
         if slash:
             for segment in rest.split("/"):

@@ -50,6 +50,18 @@ class TaskPage:
     next_token: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcquireFacts:
+    """A task's past, as far as one acquire needs it."""
+
+    holds_key: Lease | None
+    """The lease that holds the idempotency key (`Lease.holds_key`)."""
+    open_leases: int
+    """Leases that are not final."""
+    denials: int
+    """How often the task was denied a credential."""
+
+
 class Store(Protocol):
     """State and audit. Every method can raise StoreUnavailableError."""
 
@@ -78,18 +90,14 @@ class Store(Protocol):
 
     async def lease(self, lease_id: LeaseId) -> Lease | None: ...
 
-    async def lease_by_key(self, task_id: TaskId, idempotency_key: str) -> Lease | None:
-        """Return the lease that holds the key (`Lease.holds_key`)."""
-        ...
-
     async def leases_of(self, task_id: TaskId) -> tuple[Lease, ...]:
         """Return all leases of a task, oldest first."""
         ...
 
     async def task_tokens(self, task_id: TaskId) -> tuple[TokenAccessor, ...]: ...
 
-    async def denials_of(self, task_id: TaskId) -> int:
-        """Return how often the task was denied something."""
+    async def acquire_facts(self, task_id: TaskId, idempotency_key: str) -> AcquireFacts:
+        """Return what an acquire has to know of the task's past, in one read."""
         ...
 
     async def lapsed_tasks(self, now: datetime, limit: int) -> tuple[Task, ...]:

@@ -79,7 +79,9 @@ def task_id(value: str) -> TaskId:
 def lease_id(value: str) -> LeaseId:
     """Check the form of a lease id."""
     problems = _Problems()
-    problems.check(bool(_IDENTIFIER.fullmatch(value)), "lease_id", "give the id that AcquireCredential returned")
+    problems.check(
+        bool(_IDENTIFIER.fullmatch(value)), "lease_id", "give the id that AcquireCredential returned"
+    )
     problems.raise_any()
     return LeaseId(value)
 

@@ -19,9 +19,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class CredentialServicer(credentials_pb2_grpc.CredentialServiceServicer):
     """Behind the gate: the caller is verified, the bytes are a message."""
 
-    def __init__(
-        self, *, acquire: AcquireCredential, renew: RenewLease, release: ReleaseCredential
-    ) -> None:
+    def __init__(self, *, acquire: AcquireCredential, renew: RenewLease, release: ReleaseCredential) -> None:
         self._acquire = acquire
         self._renew = renew
         self._release = release

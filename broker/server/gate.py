@@ -146,7 +146,9 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no typ
 
         return behave
 
-    def _stream(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., AsyncIterator[Any]]:
+    def _stream(
+        self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
+    ) -> Callable[..., AsyncIterator[Any]]:
         async def behave(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             request_id = self._ids.request_id()
             try:

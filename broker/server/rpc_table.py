@@ -68,15 +68,9 @@ RPCS: Final[Mapping[str, RpcRule]] = MappingProxyType(
             cost=1,
             audited=("lease.revoking", "lease.revoked", "lease.revocation-failed"),
         ),
-        "/grpc.health.v1.Health/Check": RpcRule(
-            caller=CallerKind.INSTANCE, action="-", cost=1, audited=()
-        ),
-        "/grpc.health.v1.Health/Watch": RpcRule(
-            caller=CallerKind.INSTANCE, action="-", cost=2, audited=()
-        ),
-        "/grpc.health.v1.Health/List": RpcRule(
-            caller=CallerKind.INSTANCE, action="-", cost=1, audited=()
-        ),
+        "/grpc.health.v1.Health/Check": RpcRule(caller=CallerKind.INSTANCE, action="-", cost=1, audited=()),
+        "/grpc.health.v1.Health/Watch": RpcRule(caller=CallerKind.INSTANCE, action="-", cost=2, audited=()),
+        "/grpc.health.v1.Health/List": RpcRule(caller=CallerKind.INSTANCE, action="-", cost=1, audited=()),
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": RpcRule(
             caller=CallerKind.INSTANCE, action="-", cost=4, audited=()
         ),

@@ -55,16 +55,12 @@ def status_of(error: errors.BrokerError, request_id: RequestId) -> grpc.Status:
             for violation in error.violations
         ]
         details.append(_any(error_details_pb2.BadRequest(field_violations=violations)))
-    return rpc_status.to_status(
-        status_pb2.Status(code=code_of(error), message=error.text, details=details)
-    )
+    return rpc_status.to_status(status_pb2.Status(code=code_of(error), message=error.text, details=details))
 
 
 def internal(request_id: RequestId) -> grpc.Status:
     """Something unforeseen: nothing of it is said."""
-    info = error_details_pb2.ErrorInfo(
-        reason="INTERNAL", domain=DOMAIN, metadata={"request_id": request_id}
-    )
+    info = error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN, metadata={"request_id": request_id})
     return rpc_status.to_status(
         status_pb2.Status(
             code=code_pb2.INTERNAL, message=f"internal error, request {request_id}", details=[_any(info)]
@@ -72,7 +68,9 @@ def internal(request_id: RequestId) -> grpc.Status:
     )
 
 
-def _any(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo | error_details_pb2.BadRequest) -> any_pb2.Any:
+def _any(
+    message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo | error_details_pb2.BadRequest,
+) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(message)
     return packed

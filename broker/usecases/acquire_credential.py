@@ -144,9 +144,7 @@ class AcquireCredential:
             if task.state is not TaskState.ACTIVE:
                 raise TaskNotActiveError
             work = asyncio.create_task(self._acquire(caller, task, request), name="acquire")
-            entry = _UnderKey(
-                digest=request.digest, work=work, forget_at=self._clock.now() + REPLAY_WINDOW
-            )
+            entry = _UnderKey(digest=request.digest, work=work, forget_at=self._clock.now() + REPLAY_WINDOW)
             self._under_key[key] = entry
             work.add_done_callback(lambda done: self._settle(key, done))
             return await asyncio.shield(work)
@@ -175,10 +173,22 @@ class AcquireCredential:
             del self._under_key[key]
 
     async def _acquire(self, caller: Caller, task: Task, request: Acquisition) -> Acquired:
-        await self._refuse_used_key(request)  # A2
+        facts = await self._store.acquire_facts(request.task_id, request.idempotency_key)
+        if facts.holds_key is not None:  # A2
+            if facts.holds_key.request_digest != request.digest:
+                raise IdempotencyKeyReusedError
+            raise IdempotentResultGoneError(facts.holds_key.lease_id)
         catalog = self._catalogs.current()
         now = self._clock.now()
-        context = await self._context(caller, task, request, catalog, now)
+        context = AcquireContext(
+            caller=caller.peer.spiffe_id,
+            task=task,
+            role_name=request.role,
+            role=catalog.credential_roles.get(request.role),
+            live_leases=facts.open_leases,
+            earlier_denials=facts.denials,
+            at=now,
+        )
         decision = decide(lambda: self._policy.decide_acquisition(context, catalog))  # A3
         role = context.role
         task_type = catalog.task_types.get(task.task_type)
@@ -200,28 +210,6 @@ class AcquireCredential:
         self._grants.make_spare(task, role)
         return Acquired(lease=lease, secret=credential.secret, destination=role.destination)  # A8
 
-    async def _refuse_used_key(self, request: Acquisition) -> None:
-        earlier = await self._store.lease_by_key(request.task_id, request.idempotency_key)
-        if earlier is None:
-            return
-        if earlier.request_digest != request.digest:
-            raise IdempotencyKeyReusedError
-        raise IdempotentResultGoneError(earlier.lease_id)
-
-    async def _context(
-        self, caller: Caller, task: Task, request: Acquisition, catalog: Catalog, now: datetime
-    ) -> AcquireContext:
-        leases = await self._store.leases_of(task.task_id)
-        return AcquireContext(
-            caller=caller.peer.spiffe_id,
-            task=task,
-            role_name=request.role,
-            role=catalog.credential_roles.get(request.role),
-            live_leases=sum(not lease.state.is_final for lease in leases),
-            earlier_denials=await self._store.denials_of(task.task_id),
-            at=now,
-        )
-
     def _intent(
         self, task: Task, role: CredentialRole, request: Acquisition, grant: TokenGrant, now: datetime
     ) -> Lease:
@@ -236,7 +224,9 @@ class AcquireCredential:
             max_expires_at=min(now + role.max_ttl, task.deadline),
         )
 
-    async def _deny(self, caller: Caller, context: AcquireContext, decision: Decision, now: datetime) -> NoReturn:
+    async def _deny(
+        self, caller: Caller, context: AcquireContext, decision: Decision, now: datetime
+    ) -> NoReturn:
         event = AuditEvent(
             kind=AuditKind.CREDENTIAL_DENIED,
             at=now,
@@ -358,9 +348,7 @@ class AcquireCredential:
             # Still intended, or already being revoked: the sweep takes it up either way.
             logger.warning("lease %s could not be voided: %s", lease.lease_id, type(error).__name__)
 
-    async def _take_back(
-        self, lease: Lease, cause: RevokeCause, vault_lease_id: VaultLeaseId | None
-    ) -> None:
+    async def _take_back(self, lease: Lease, cause: RevokeCause, vault_lease_id: VaultLeaseId | None) -> None:
         """Revoke what Vault made or may have made; never raises, whatever is down."""
         change: Change = RevokeLeaseChange(
             lease_id=lease.lease_id, cause=cause, at=self._clock.now(), vault_lease_id=vault_lease_id
@@ -391,5 +379,3 @@ class AcquireCredential:
 def lease_key(lease: Lease) -> tuple[TaskId, str]:
     """The key under which `AcquireCredential.in_flight` lists a lease that is being made."""
     return (lease.task_id, lease.idempotency_key)
-
-

@@ -91,5 +91,3 @@ class KeepTaskAlive:
             return await asyncio.wait_for(queue.get(), max(patience.total_seconds(), 0.0))
         except TimeoutError:
             return None
-
-

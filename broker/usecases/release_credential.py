@@ -42,7 +42,10 @@ class ReleaseCredential:
         )
         try:
             await self._store.commit(
-                [RevokeLeaseChange(lease_id=lease_id, cause=RevokeCause.RELEASED, at=now), Append(event=event)]
+                [
+                    RevokeLeaseChange(lease_id=lease_id, cause=RevokeCause.RELEASED, at=now),
+                    Append(event=event),
+                ]
             )
         except ConflictError:
             pass  # being revoked, or final

@@ -96,7 +96,5 @@ class RenewLease:
         except ConflictError as error:
             raise LeaseNotLiveError from error
         renewed = replace(lease, expires_at=expires_at)
-        self._events.publish(
-            lease.task_id, TaskEvent(kind=EventKind.LEASE_RENEWED, at=now, lease=renewed)
-        )
+        self._events.publish(lease.task_id, TaskEvent(kind=EventKind.LEASE_RENEWED, at=now, lease=renewed))
         return renewed

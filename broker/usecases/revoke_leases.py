@@ -210,7 +210,9 @@ class RevokeLeases:
             pause.total_seconds(),
         )
         changes: list[Change] = [PostponeRevocation(lease_id=lease.lease_id, next_attempt_at=now + pause)]
-        if lease.attempts & (lease.attempts - 1) == 0:  # 0, 1, 2, 4, 8 …: the trail stays readable in an outage
+        if (
+            lease.attempts & (lease.attempts - 1) == 0
+        ):  # 0, 1, 2, 4, 8 …: the trail stays readable in an outage
             event = AuditEvent(
                 kind=AuditKind.LEASE_REVOCATION_FAILED,
                 at=now,

@@ -34,9 +34,7 @@ _SPARES_AT_DECLARATION: Final = 4
 class TaskGrants:
     """Hands out the token under which one lease is issued."""
 
-    def __init__(
-        self, *, issuer: CredentialIssuer, store: Store, clock: Clock, timeout: timedelta
-    ) -> None:
+    def __init__(self, *, issuer: CredentialIssuer, store: Store, clock: Clock, timeout: timedelta) -> None:
         self._issuer = issuer
         self._store = store
         self._clock = clock
@@ -137,11 +135,7 @@ class TaskGrants:
                 grant = await self.open_task(task, catalog)
                 try:
                     await self._store.commit(
-                        [
-                            AddTaskToken(
-                                task_id=task.task_id, accessor=grant.accessor, at=self._clock.now()
-                            )
-                        ]
+                        [AddTaskToken(task_id=task.task_id, accessor=grant.accessor, at=self._clock.now())]
                     )
                 except (BrokerError, ConflictError):
                     await self._issuer.revoke_token(grant.accessor, timeout=self._timeout)

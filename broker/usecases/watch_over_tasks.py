@@ -69,9 +69,7 @@ class WatchOverTasks:
             if cause is None:
                 continue
             logger.warning("task %s lapsed: %s", task.task_id, cause.value)
-            if await self._end_task.begin(
-                task.task_id, TaskEnd(cause=cause, at=now), actor=str(self._actor)
-            ):
+            if await self._end_task.begin(task.task_id, TaskEnd(cause=cause, at=now), actor=str(self._actor)):
                 ended += 1
         return ended
 

@@ -82,9 +82,7 @@ class VaultCredentialIssuer:
         self, lease: TokenGrant, task_id: TaskId, role: CredentialRole, *, timeout: timedelta
     ) -> IssuedCredential:
         """Read or update the role's path, with the lease's token."""
-        method, body = (
-            ("get", None) if role.method is IssueMethod.READ else ("post", dict(role.parameters))
-        )
+        method, body = ("get", None) if role.method is IssueMethod.READ else ("post", dict(role.parameters))
         try:
             answer = await self._connection.call(
                 method, role.vault_path, token=lease.token, body=body, correlation=task_id, timeout=timeout

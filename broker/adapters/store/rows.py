@@ -1,0 +1,144 @@
+"""Rows to domain types and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from broker.domain.audit import AuditEvent, AuditRecord
+from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor, VaultLeaseId
+from broker.domain.lease import Lease, LeaseState, RevokeCause
+from broker.domain.spiffe import SpiffeId
+from broker.domain.task import EndCause, Outcome, Scope, Task, TaskEnd, TaskState
+
+
+def task_row(task: Task) -> Mapping[str, Any]:
+    """A new task as a row."""
+    return {
+        "task_id": task.task_id,
+        "owner": str(task.owner),
+        "agent_class": task.agent_class,
+        "task_type": task.task_type,
+        "intent": task.intent,
+        "roles": json.dumps(sorted(task.scope.roles)),
+        "environment": task.environment,
+        "created_at": task.created_at,
+        "deadline": task.deadline,
+        "heartbeat_interval_us": task.heartbeat_interval // timedelta(microseconds=1),
+        "heartbeat_due": task.heartbeat_due,
+        "fingerprint": task.fingerprint,
+        "idempotency_key": task.idempotency_key,
+        "request_digest": task.request_digest,
+        "state": task.state.value,
+    }
+
+
+def task_of(row: RowMapping) -> Task:
+    """A row as a task."""
+    end = None
+    if row["end_cause"] is not None:
+        end = TaskEnd(
+            cause=EndCause(row["end_cause"]),
+            at=row["end_at"],
+            outcome=Outcome(row["end_outcome"]) if row["end_outcome"] else None,
+            reason=row["end_reason"] or "",
+        )
+    return Task(
+        task_id=TaskId(row["task_id"]),
+        owner=SpiffeId.parse(row["owner"]),
+        agent_class=row["agent_class"],
+        task_type=row["task_type"],
+        intent=row["intent"],
+        scope=Scope(roles=frozenset(json.loads(row["roles"]))),
+        environment=row["environment"],
+        created_at=row["created_at"],
+        deadline=row["deadline"],
+        heartbeat_interval=timedelta(microseconds=row["heartbeat_interval_us"]),
+        heartbeat_due=row["heartbeat_due"],
+        fingerprint=row["fingerprint"],
+        idempotency_key=row["idempotency_key"],
+        request_digest=row["request_digest"],
+        state=TaskState(row["state"]),
+        end=end,
+        ended_at=row["ended_at"],
+    )
+
+
+def lease_row(lease: Lease) -> Mapping[str, Any]:
+    """An intended lease as a row."""
+    return {
+        "lease_id": lease.lease_id,
+        "task_id": lease.task_id,
+        "role": lease.role,
+        "idempotency_key": lease.idempotency_key,
+        "request_digest": lease.request_digest,
+        "accessor": lease.accessor,
+        "intended_at": lease.intended_at,
+        "max_expires_at": lease.max_expires_at,
+        "state": lease.state.value,
+        "renewable": lease.renewable,
+        "attempts": lease.attempts,
+    }
+
+
+def lease_of(row: RowMapping) -> Lease:
+    """A row as a lease."""
+    return Lease(
+        lease_id=LeaseId(row["lease_id"]),
+        task_id=TaskId(row["task_id"]),
+        role=row["role"],
+        idempotency_key=row["idempotency_key"],
+        request_digest=row["request_digest"],
+        accessor=TokenAccessor(row["accessor"]),
+        intended_at=row["intended_at"],
+        max_expires_at=row["max_expires_at"],
+        state=LeaseState(row["state"]),
+        vault_lease_id=VaultLeaseId(row["vault_lease_id"]) if row["vault_lease_id"] else None,
+        renewable=row["renewable"],
+        issued_at=row["issued_at"],
+        expires_at=row["expires_at"],
+        revoke_cause=RevokeCause(row["revoke_cause"]) if row["revoke_cause"] else None,
+        revoking_since=row["revoking_since"],
+        revoked_at=row["revoked_at"],
+        attempts=row["attempts"],
+        next_attempt_at=row["next_attempt_at"],
+    )
+
+
+def audit_row(record: AuditRecord) -> Mapping[str, Any]:
+    """A record as a row."""
+    event = record.event
+    return {
+        "sequence": record.sequence,
+        "previous_hash": record.previous_hash,
+        "hash": record.hash,
+        "kind": event.kind,
+        "at": event.at,
+        "actor": event.actor,
+        "task_id": event.task_id,
+        "lease_id": event.lease_id,
+        "request_id": event.request_id,
+        "facts": json.dumps(event.facts, sort_keys=True, separators=(",", ":")),
+    }
+
+
+def audit_of(row: RowMapping) -> AuditRecord:
+    """A row as a record, exactly as stored: whether it is genuine is for `verify_chain` to say."""
+    return AuditRecord(
+        sequence=row["sequence"],
+        previous_hash=row["previous_hash"],
+        hash=row["hash"],
+        event=AuditEvent(
+            kind=row["kind"],
+            at=row["at"],
+            actor=row["actor"],
+            task_id=row["task_id"],
+            lease_id=row["lease_id"],
+            request_id=row["request_id"],
+            facts=json.loads(row["facts"]),
+        ),
+    )

@@ -1,0 +1,156 @@
+"""The tables. Migrations make them; this says what the code expects to find.
+
+Nothing here can hold a secret (rule R6): a test reads the columns' names. Times are microseconds since 1970 in
+UTC, so that they sort and compare the same in every database.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    text,
+)
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+class UtcMicroseconds(TypeDecorator[datetime]):
+    """An aware time as microseconds since 1970."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
+        """Towards the database."""
+        return None if value is None else (value - EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """From the database."""
+        return None if value is None else EPOCH + timedelta(microseconds=value)
+
+
+metadata: Final = MetaData()
+
+tasks: Final = Table(
+    "tasks",
+    metadata,
+    Column("task_id", String(64), primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("agent_class", String(64), nullable=False),
+    Column("task_type", String(64), nullable=False),
+    Column("intent", Text, nullable=False),
+    Column("roles", Text, nullable=False),  # JSON array, sorted
+    Column("environment", String(64), nullable=False),
+    Column("created_at", UtcMicroseconds, nullable=False),
+    Column("deadline", UtcMicroseconds, nullable=False),
+    Column("heartbeat_interval_us", BigInteger, nullable=False),
+    Column("heartbeat_due", UtcMicroseconds, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("idempotency_key", String(128)),
+    Column("request_digest", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("end_cause", String(32)),
+    Column("end_at", UtcMicroseconds),
+    Column("end_outcome", String(16)),
+    Column("end_reason", Text),
+    Column("ended_at", UtcMicroseconds),
+    Index("tasks_by_owner", "owner", "task_id"),
+    Index("tasks_by_deadline", "state", "deadline"),
+    Index("tasks_by_heartbeat", "state", "heartbeat_due"),
+    Index("tasks_by_owner_state", "owner", "state"),
+    Index(
+        "tasks_one_per_key",
+        "owner",
+        "idempotency_key",
+        unique=True,
+        sqlite_where=text("idempotency_key IS NOT NULL"),
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
+)
+
+task_tokens: Final = Table(
+    "task_tokens",
+    metadata,
+    Column("accessor", String(128), primary_key=True),
+    Column("task_id", String(64), ForeignKey("tasks.task_id"), nullable=False, index=True),
+    Column("made_at", UtcMicroseconds, nullable=False),
+)
+
+_HOLDS_KEY: Final = (
+    "state <> 'void' AND (revoke_cause IS NULL OR revoke_cause NOT IN ('in-doubt', 'undelivered'))"
+)
+
+leases: Final = Table(
+    "leases",
+    metadata,
+    Column("lease_id", String(64), primary_key=True),
+    Column("task_id", String(64), ForeignKey("tasks.task_id"), nullable=False),
+    Column("role", String(64), nullable=False),
+    Column("idempotency_key", String(128), nullable=False),
+    Column("request_digest", String(64), nullable=False),
+    Column("accessor", String(128), nullable=False),
+    Column("intended_at", UtcMicroseconds, nullable=False),
+    Column("max_expires_at", UtcMicroseconds, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("vault_lease_id", Text),
+    Column("renewable", Boolean, nullable=False),
+    Column("issued_at", UtcMicroseconds),
+    Column("expires_at", UtcMicroseconds),
+    Column("revoke_cause", String(16)),
+    Column("revoking_since", UtcMicroseconds),
+    Column("revoked_at", UtcMicroseconds),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", UtcMicroseconds),
+    Index("leases_by_task", "task_id", "state"),
+    Index("leases_by_expiry", "state", "expires_at"),
+    Index("leases_by_attempt", "state", "next_attempt_at"),
+    Index("leases_by_intent", "state", "intended_at"),
+    Index(
+        "leases_one_per_key",
+        "task_id",
+        "idempotency_key",
+        unique=True,
+        sqlite_where=text(_HOLDS_KEY),
+        postgresql_where=text(_HOLDS_KEY),
+    ),
+)
+
+audit_records: Final = Table(
+    "audit_records",
+    metadata,
+    Column("sequence", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("previous_hash", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("at", UtcMicroseconds, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("task_id", String(64), nullable=False),
+    Column("lease_id", String(64), nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("facts", Text, nullable=False),  # JSON object
+    Index("audit_by_task", "task_id", "kind"),
+)
+
+quarantined_instances: Final = Table(
+    "quarantined_instances",
+    metadata,
+    Column("spiffe_id", Text, primary_key=True),
+    Column("since", UtcMicroseconds, nullable=False),
+    Column("reason", Text, nullable=False),
+)

@@ -1,0 +1,325 @@
+"""State in one SQLite file. Implements ports.store.Store.
+
+One thread writes. It takes whatever commits are waiting, applies each in a savepoint of its own inside one
+transaction, makes them durable with one fsync (WAL, `synchronous=FULL`), and only then answers: commits that
+arrive together share the disk's time, one that arrives alone waits for nobody. A few threads read.
+
+What always holds: `commit` returns after the data is durable, or raises and nothing of it is applied; a disk that
+fails makes StoreUnavailableError, and the store works again when the disk does; one process at a time may write
+a file (a lock beside it says so), any number may read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, Final, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from broker.adapters.store import reading, writing
+from broker.adapters.store.migrating import migrate
+from broker.domain.audit import AuditRecord, ChainHead
+from broker.domain.changes import Change
+from broker.domain.errors import StoreUnavailableError
+from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor
+from broker.domain.lease import Lease
+from broker.domain.spiffe import SpiffeId
+from broker.domain.task import Task, TaskState
+from broker.ports.store import AcquireFacts, ConflictError, TaskPage
+
+logger = logging.getLogger(__name__)
+
+_BATCH: Final = 128
+_READERS: Final = 4
+_BUSY_SECONDS: Final = 5
+Result = TypeVar("Result")
+
+
+class StoreInUseError(Exception):
+    """Another process writes this file."""
+
+
+@dataclass(slots=True)
+class _Commit:
+    changes: Sequence[Change]
+    done: Future[None]
+
+
+class SqliteStore:
+    """See the module. Made by `open`."""
+
+    def __init__(self, *, engine: Engine, lock: IO[bytes] | None) -> None:
+        self._engine = engine
+        self._lock = lock
+        self._queue: queue.SimpleQueue[_Commit | None] = queue.SimpleQueue()
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-read")
+        self._local = threading.local()
+        self._connections: list[Connection] = []
+        self._head: ChainHead | None = None
+        self._head_known = False
+        self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
+        if lock is not None:
+            self._writer.start()
+
+    @classmethod
+    def open(cls, url: str, *, read_only: bool = False) -> SqliteStore:
+        """Open the file that `url` (`sqlite:///path`) names, making and migrating it first unless `read_only`.
+
+        Raises:
+            StoreInUseError: another process writes it.
+            SchemaVersionError: it was written by a newer version.
+            FileNotFoundError: read-only, and there is no such file.
+        """
+        database = make_url(url).database
+        if not database or database == ":memory:":
+            message = "store.url: give a file, as in sqlite:////var/lib/tasklease/broker.db"
+            raise ValueError(message)
+        path = Path(database)
+        lock = None
+        if read_only:
+            if not path.exists():
+                message = f"there is no store at {path}"
+                raise FileNotFoundError(message)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = _lock(path)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        engine = _engine(path, read_only=read_only)
+        if not read_only:
+            migrate(engine)
+        return cls(engine=engine, lock=lock)
+
+    async def commit(self, changes: Sequence[Change]) -> None:
+        """Apply all `changes` or none, durably. A caller that is cancelled does not undo it."""
+        if self._lock is None or not self._writer.is_alive():
+            raise StoreUnavailableError
+        done: Future[None] = Future()
+        self._queue.put(_Commit(changes, done))
+        await asyncio.shield(asyncio.wrap_future(done))
+
+    async def task(self, task_id: TaskId) -> Task | None:
+        """One task."""
+        return await self._read(reading.task, task_id)
+
+    async def task_by_key(self, owner: SpiffeId, idempotency_key: str) -> Task | None:
+        """The owner's task under a key."""
+        return await self._read(reading.task_by_key, owner, idempotency_key)
+
+    async def tasks_of(
+        self, owner: SpiffeId, *, states: AbstractSet[TaskState], page_size: int, page_token: str
+    ) -> TaskPage:
+        """One page of an owner's tasks, newest first."""
+        return await self._read(reading.tasks_of, owner, states, page_size, page_token)
+
+    async def lease(self, lease_id: LeaseId) -> Lease | None:
+        """One lease."""
+        return await self._read(reading.lease, lease_id)
+
+    async def leases_of(self, task_id: TaskId) -> tuple[Lease, ...]:
+        """A task's leases, oldest first."""
+        return await self._read(reading.leases_of, task_id)
+
+    async def task_tokens(self, task_id: TaskId) -> tuple[TokenAccessor, ...]:
+        """Accessors of a task's tokens."""
+        return await self._read(reading.task_tokens_of, task_id)
+
+    async def acquire_facts(self, task_id: TaskId, idempotency_key: str) -> AcquireFacts:
+        """A task's past, for an acquire."""
+        return await self._read(reading.acquire_facts, task_id, idempotency_key)
+
+    async def lapsed_tasks(self, now: datetime, limit: int) -> tuple[Task, ...]:
+        """Active tasks that are overdue."""
+        return await self._read(reading.lapsed_tasks, now, limit)
+
+    async def ending_tasks(self, limit: int) -> tuple[Task, ...]:
+        """Ending tasks that hold nothing any more."""
+        return await self._read(reading.ending_tasks, limit)
+
+    async def leases_due_for_renewal(self, before: datetime, limit: int) -> tuple[Lease, ...]:
+        """Live leases of active tasks that expire before `before`."""
+        return await self._read(reading.leases_due_for_renewal, before, limit)
+
+    async def leases_expired(self, now: datetime, limit: int) -> tuple[Lease, ...]:
+        """Live leases whose time ran out."""
+        return await self._read(reading.leases_expired, now, limit)
+
+    async def leases_to_revoke(self, now: datetime, limit: int) -> tuple[Lease, ...]:
+        """Revoking leases whose next attempt is due."""
+        return await self._read(reading.leases_to_revoke, now, limit)
+
+    async def leases_intended(self, before: datetime, limit: int) -> tuple[Lease, ...]:
+        """Leases that were intended before `before` and still are."""
+        return await self._read(reading.leases_intended, before, limit)
+
+    async def unrevoked(self) -> int:
+        """Leases that are revoking."""
+        return await self._read(reading.unrevoked)
+
+    async def quarantined(self) -> frozenset[SpiffeId]:
+        """Quarantined instances."""
+        return await self._read(reading.quarantined)
+
+    async def audit_records(self, after: int, limit: int) -> tuple[AuditRecord, ...]:
+        """Audit records in order."""
+        return await self._read(reading.audit_records_after, after, limit)
+
+    async def audit_head(self) -> ChainHead | None:
+        """The newest audit record's place and hash."""
+        return await self._read(reading.audit_head)
+
+    async def close(self) -> None:
+        """Finish what was committed, then let go of the file."""
+        if self._writer.is_alive():
+            self._queue.put(None)
+            await asyncio.to_thread(self._writer.join)
+        await asyncio.to_thread(self._readers.shutdown)
+        for connection in self._connections:
+            connection.close()
+        self._engine.dispose()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    async def _read(self, read: Callable[..., Result], *arguments: Any) -> Result:  # noqa: ANN401 - passed on
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, self._read_here, read, arguments)
+
+    def _read_here(self, read: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
+        try:
+            connection: Connection | None = getattr(self._local, "connection", None)
+            if connection is None:
+                connection = self._connect()
+                self._local.connection = connection
+                self._connections.append(connection)
+            return read(connection, *arguments)
+        except SQLAlchemyError as error:
+            logger.error("store: a read failed: %s", _kind(error))
+            self._local.connection = None
+            raise StoreUnavailableError from None
+
+    def _connect(self) -> Connection:
+        return self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+    # The writer's thread -----------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        connection: Connection | None = None
+        stopping = False
+        while not stopping:
+            batch, stopping = self._next_batch()
+            if not batch:
+                continue
+            try:
+                if connection is None:
+                    connection = self._connect()
+                self._write_batch(connection, batch)
+            except Exception as error:  # noqa: BLE001 - whatever it is, nothing of the batch is applied
+                logger.error("store: a write failed: %s", _kind(error))
+                for commit in batch:
+                    if not commit.done.done():
+                        commit.done.set_exception(StoreUnavailableError())
+                self._head_known = False
+                if connection is not None:
+                    _discard(connection)
+                connection = None
+        if connection is not None:
+            connection.close()
+
+    def _next_batch(self) -> tuple[list[_Commit], bool]:
+        batch: list[_Commit] = []
+        item = self._queue.get()
+        while True:
+            if item is None:
+                return batch, True
+            batch.append(item)
+            if len(batch) >= _BATCH:
+                return batch, False
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, False
+
+    def _write_batch(self, connection: Connection, batch: list[_Commit]) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        if not self._head_known:
+            self._head = reading.audit_head(connection)
+            self._head_known = True
+        head = self._head
+        conflicts: dict[int, ConflictError] = {}
+        for index, commit in enumerate(batch):
+            connection.exec_driver_sql("SAVEPOINT one")
+            try:
+                head_after = writing.apply(connection, commit.changes, head)
+            except ConflictError as conflict:
+                connection.exec_driver_sql("ROLLBACK TO one")
+                conflicts[index] = conflict
+            else:
+                head = head_after
+            connection.exec_driver_sql("RELEASE one")
+        connection.exec_driver_sql("COMMIT")
+        self._head = head
+        for index, commit in enumerate(batch):
+            if index in conflicts:
+                commit.done.set_exception(conflicts[index])
+            else:
+                commit.done.set_result(None)
+
+
+def _lock(path: Path) -> IO[bytes]:
+    lock = path.with_name(path.name + ".lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        message = f"another process writes {path}: one broker at a time may use a SQLite store"
+        raise StoreInUseError(message) from error
+    return lock
+
+
+def _engine(path: Path, *, read_only: bool) -> Engine:
+    mode = "ro" if read_only else "rw"
+    engine = create_engine(
+        f"sqlite:///file:{path}?mode={mode}&uri=true",
+        poolclass=NullPool,
+        connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's
+        cursor = connection.cursor()
+        if not read_only:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            cursor.execute("PRAGMA synchronous=FULL")  # rule R1: NORMAL can lose the last commits
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    return engine
+
+
+def _discard(connection: Connection) -> None:
+    try:
+        connection.invalidate()
+        connection.close()
+    except SQLAlchemyError:
+        logger.warning("store: a broken connection could not be closed")
+
+
+def _kind(error: Exception) -> str:
+    """What went wrong, without the statement's parameters."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        return f"{type(error.orig).__name__}: {error.orig}"
+    return type(error).__name__

@@ -1,0 +1,1 @@
+"""Files that people write, read once, validated and frozen."""

@@ -1,0 +1,303 @@
+"""Reads the catalog: one YAML file, or a folder of them that are taken together.
+
+What always holds: a `Catalog` exists only when every name resolves and every bound is kept; otherwise everything
+that is wrong is said at once, each with file, line and remedy. The JSON Schema is made from the same models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from ruamel.yaml.comments import CommentedMap
+
+from broker.config.reading import (
+    ConfigError,
+    Problem,
+    line_of,
+    parse_duration,
+    plain,
+    problems_of,
+    read_yaml,
+    suggestion,
+)
+from broker.domain.catalog import (
+    AgentClass,
+    Catalog,
+    Classification,
+    CredentialRole,
+    Destination,
+    Engine,
+    IssueMethod,
+    Revocation,
+    TaskType,
+)
+
+LONGEST: Final = timedelta(hours=24)
+LONGEST_UNREVOCABLE: Final = timedelta(minutes=15)
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")]
+Text = Annotated[str, Field(max_length=500)]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    WithJsonSchema({"type": "string", "pattern": r"^(\d+h)?(\d+m)?(\d+s)?$", "examples": ["90s", "30m", "1h30m"]}),
+]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DestinationModel(_Model):
+    """Where a credential is meant to be used."""
+
+    host: Annotated[str, Field(min_length=1, max_length=253)]
+    port: Annotated[int, Field(ge=1, le=65535, strict=True)]
+    scheme: Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]{0,31}$")]
+
+
+class CredentialRoleModel(_Model):
+    """A Vault dynamic-secret role that tasks may draw on."""
+
+    description: Text = ""
+    engine: Engine
+    mount: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$", max_length=128)]
+    path: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$", max_length=256)]
+    method: IssueMethod = IssueMethod.READ
+    parameters: Annotated[dict[str, str], Field(max_length=32)] = {}
+    classification: Classification
+    destination: DestinationModel
+    ttl: Duration
+    max_ttl: Duration
+    revocation: Revocation
+    accept_unrevocable: bool = False
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if not timedelta(seconds=5) <= self.ttl <= self.max_ttl:
+            message = "ttl: give 5s up to max_ttl"
+            raise ValueError(message)
+        if self.max_ttl > LONGEST:
+            message = "max_ttl: at most 24h"
+            raise ValueError(message)
+        if ".." in self.path.split("/") or "." in self.path.split("/"):
+            message = "path: no relative segments"
+            raise ValueError(message)
+        if self.parameters and self.method is IssueMethod.READ:
+            message = "parameters: a read takes none; use method: update"
+            raise ValueError(message)
+        if self.revocation is Revocation.UNREVOCABLE:
+            if not self.accept_unrevocable:
+                message = (
+                    "revocation: a credential that cannot be revoked is refused; if it must be, say "
+                    "accept_unrevocable: true and keep max_ttl at 15m or less"
+                )
+                raise ValueError(message)
+            if self.max_ttl > LONGEST_UNREVOCABLE:
+                message = "max_ttl: at most 15m for a credential that cannot be revoked"
+                raise ValueError(message)
+        return self
+
+
+class TaskTypeModel(_Model):
+    """A kind of work."""
+
+    description: Text = ""
+    environment: Name
+    roles: Annotated[list[Name], Field(max_length=64)] = []
+    max_duration: Duration
+    heartbeat: Duration = timedelta(seconds=10)
+    max_leases: Annotated[int, Field(ge=1, le=500, strict=True)] = 20
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if not timedelta(seconds=1) <= self.heartbeat <= timedelta(minutes=5):
+            message = "heartbeat: give 1s to 5m"
+            raise ValueError(message)
+        if not timedelta(seconds=1) <= self.max_duration <= LONGEST:
+            message = "max_duration: give 1s to 24h"
+            raise ValueError(message)
+        return self
+
+
+class AgentClassModel(_Model):
+    """What the instances of a class may do at most."""
+
+    description: Text = ""
+    task_types: Annotated[list[Name], Field(max_length=200)]
+    max_tasks: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 8
+
+
+class CatalogModel(_Model):
+    """One catalog file. Several files in a folder are taken together."""
+
+    version: Literal[1]
+    agent_classes: dict[Name, AgentClassModel] = {}
+    task_types: dict[Name, TaskTypeModel] = {}
+    credential_roles: dict[Name, CredentialRoleModel] = {}
+
+
+_SECTIONS: Final = ("agent_classes", "task_types", "credential_roles")
+_KNOWN_KEYS: Final = sorted(
+    {
+        key
+        for model in (CatalogModel, AgentClassModel, TaskTypeModel, CredentialRoleModel, DestinationModel)
+        for key in model.model_fields
+    }
+)
+
+
+def json_schema() -> str:
+    """The catalog's JSON Schema, as it is published."""
+    schema = CatalogModel.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "Tasklease catalog"
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
+
+
+def load_catalog(path: Path) -> Catalog:
+    """Read and check the catalog.
+
+    Raises:
+        ConfigError: everything that is wrong with it.
+    """
+    files = catalog_files(path)
+    problems: list[Problem] = []
+    models: list[tuple[Path, CommentedMap, CatalogModel]] = []
+    for file in files:
+        try:
+            node = read_yaml(file)
+            models.append((file, node, CatalogModel.model_validate(plain(node))))
+        except ConfigError as error:
+            problems += error.problems
+        except ValidationError as error:
+            problems += problems_of(error, file, node, _KNOWN_KEYS)
+    if problems:
+        raise ConfigError(problems)
+    problems += _duplicates(models)
+    problems += _unresolved(models)
+    if problems:
+        raise ConfigError(problems)
+    return _catalog([model for _, _, model in models])
+
+
+def catalog_files(path: Path) -> list[Path]:
+    """The catalog's files, in order.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in {".yaml", ".yml"} and file.is_file())
+    else:
+        files = [path] if path.exists() else []
+    if not files:
+        what = "there is no catalog here: give a .yaml file or a folder of them"
+        raise ConfigError([Problem(file=str(path), line=0, field="", what=what)])
+    return files
+
+
+def _duplicates(models: list[tuple[Path, CommentedMap, CatalogModel]]) -> list[Problem]:
+    problems = []
+    seen: dict[tuple[str, str], str] = {}
+    for file, node, model in models:
+        for section in _SECTIONS:
+            for name in getattr(model, section):
+                line = line_of(node, [section, name])
+                first = seen.setdefault((section, name), f"{file}:{line}")
+                if first != f"{file}:{line}":
+                    what = f"stands in {first} as well: keep one"
+                    problems.append(Problem(file=str(file), line=line, field=f"{section}.{name}", what=what))
+    return problems
+
+
+def _unresolved(models: list[tuple[Path, CommentedMap, CatalogModel]]) -> list[Problem]:
+    task_types = {name for _, _, model in models for name in model.task_types}
+    roles = {name for _, _, model in models for name in model.credential_roles}
+    problems = []
+    for file, node, model in models:
+        references = [
+            (("agent_classes", owner, "task_types", index), name, task_types, "task type")
+            for owner, agent_class in model.agent_classes.items()
+            for index, name in enumerate(agent_class.task_types)
+        ] + [
+            (("task_types", owner, "roles", index), name, roles, "credential role")
+            for owner, task_type in model.task_types.items()
+            for index, name in enumerate(task_type.roles)
+        ]
+        for location, name, known, what in references:
+            if name not in known:
+                problems.append(
+                    Problem(
+                        file=str(file),
+                        line=line_of(node, location),
+                        field=".".join(map(str, location)),
+                        what=f"there is no {what} {name!r}{suggestion(name, known)}: add it or correct the name",
+                    )
+                )
+    return problems
+
+
+def _catalog(models: list[CatalogModel]) -> Catalog:
+    agent_classes = {
+        name: AgentClass(
+            name=name,
+            description=model.description,
+            task_types=frozenset(model.task_types),
+            max_tasks=model.max_tasks,
+        )
+        for name, model in _merged(models, "agent_classes").items()
+    }
+    task_types = {
+        name: TaskType(
+            name=name,
+            description=model.description,
+            environment=model.environment,
+            roles=frozenset(model.roles),
+            max_duration=model.max_duration,
+            heartbeat=model.heartbeat,
+            max_leases=model.max_leases,
+        )
+        for name, model in _merged(models, "task_types").items()
+    }
+    roles = {
+        name: CredentialRole(
+            name=name,
+            description=model.description,
+            engine=model.engine,
+            mount=model.mount,
+            path=model.path,
+            method=model.method,
+            parameters=MappingProxyType(dict(model.parameters)),
+            classification=model.classification,
+            destination=Destination(
+                host=model.destination.host, port=model.destination.port, scheme=model.destination.scheme
+            ),
+            ttl=model.ttl,
+            max_ttl=model.max_ttl,
+            revocation=model.revocation,
+        )
+        for name, model in _merged(models, "credential_roles").items()
+    }
+    content = {
+        section: {name: model.model_dump(mode="json") for name, model in sorted(_merged(models, section).items())}
+        for section in _SECTIONS
+    }
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return Catalog(
+        agent_classes=MappingProxyType(agent_classes),
+        task_types=MappingProxyType(task_types),
+        credential_roles=MappingProxyType(roles),
+        digest=digest,
+    )
+
+
+def _merged(models: list[CatalogModel], section: str) -> Mapping[str, Any]:
+    return {name: value for model in models for name, value in getattr(model, section).items()}

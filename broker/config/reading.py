@@ -1,0 +1,155 @@
+"""YAML files as plain data that remembers its lines, and problems that say where they are.
+
+Bounded: files over 1 MiB, aliases and duplicate keys are refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+_MOST_BYTES: Final = 1 << 20
+_DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong: where, what, and what to do."""
+
+    file: str
+    line: int
+    field: str
+    what: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.field}: {self.what}" if self.field else f"{place}: {self.what}"
+
+
+class ConfigError(Exception):
+    """A file cannot be used; says everything that is wrong with it at once."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
+def read_yaml(path: Path) -> CommentedMap:
+    """Read one file whose top level is a mapping.
+
+    Raises:
+        ConfigError: it cannot be read, is no YAML, or is not a mapping.
+    """
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ConfigError([Problem(file=str(path), line=0, field="", what="larger than 1 MiB: split it")])
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        what = f"cannot be read: {error.strerror}"
+        raise ConfigError([Problem(file=str(path), line=0, field="", what=what)]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([Problem(file=str(path), line=0, field="", what="is not UTF-8")]) from error
+    yaml = YAML(typ="rt")
+    yaml.allow_duplicate_keys = False
+    try:
+        if any(getattr(event, "anchor", None) for event in yaml.parse(text)):
+            what = "anchors and aliases are not taken: write it out"
+            raise ConfigError([Problem(file=str(path), line=0, field="", what=what)])
+        content = yaml.load(text)
+    except DuplicateKeyError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        what = "this key stands twice: keep one"
+        raise ConfigError([Problem(file=str(path), line=line, field="", what=what)]) from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        what = f"is not YAML: {error.problem}"
+        raise ConfigError([Problem(file=str(path), line=line, field="", what=what)]) from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError([Problem(file=str(path), line=0, field="", what="is not YAML")]) from error
+    if not isinstance(content, CommentedMap):
+        raise ConfigError([Problem(file=str(path), line=1, field="", what="must be a mapping of keys to values")])
+    return content
+
+
+def plain(node: Any) -> Any:  # noqa: ANN401 - any YAML
+    """The same data without lines."""
+    if isinstance(node, CommentedMap):
+        return {str(key): plain(value) for key, value in node.items()}
+    if isinstance(node, CommentedSeq):
+        return [plain(value) for value in node]
+    if isinstance(node, bool) or node is None:
+        return node
+    for kind in (int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def line_of(node: Any, path: Iterable[str | int]) -> int:  # noqa: ANN401 - any YAML
+    """The line at which the value under `path` begins, or the nearest enclosing one that is known."""
+    line = 1
+    for step in path:
+        if isinstance(node, CommentedMap) and step in node:
+            line = node.lc.key(step)[0] + 1
+            node = node[step]
+        elif isinstance(node, CommentedSeq) and isinstance(step, int) and step < len(node):
+            line = node.lc.item(step)[0] + 1
+            node = node[step]
+        else:
+            break
+    return line
+
+
+def problems_of(error: ValidationError, file: Path, node: CommentedMap, known: Sequence[str] = ()) -> list[Problem]:
+    """Pydantic's findings, each with file, line and remedy."""
+    found = []
+    for item in error.errors(include_url=False, include_input=False):
+        location = [step for step in item["loc"] if step != "[key]"]
+        message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        if item["type"] == "extra_forbidden":
+            name = str(location[-1])
+            message = f"unknown key{suggestion(name, known)}: remove it"
+        elif item["type"] == "missing":
+            message = "is missing: add it"
+        found.append(
+            Problem(
+                file=str(file),
+                line=line_of(node, location),
+                field=".".join(map(str, location)),
+                what=message[:1].lower() + message[1:],
+            )
+        )
+    return found
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """`, did you mean 'x'?` when one of `known` is close to `name`."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def parse_duration(value: object) -> timedelta:
+    """`90s`, `30m`, `1h30m` as a timedelta.
+
+    Raises:
+        ValueError: it is not a duration.
+    """
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, str) and value and (parts := _DURATION.fullmatch(value)):
+        hours, minutes, seconds = (int(part or 0) for part in parts.groups())
+        if hours < 10_000 and minutes < 100_000 and seconds < 1_000_000:
+            return timedelta(hours=hours, minutes=minutes, seconds=seconds)
+    message = "give a duration such as 90s, 30m or 1h30m"
+    raise ValueError(message)

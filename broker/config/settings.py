@@ -1,0 +1,191 @@
+"""The broker's configuration file: read once, validated, frozen.
+
+There is no key for a secret, and one that looks like it is refused with its own words: the broker starts from its
+SVID alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml.comments import CommentedMap
+
+from broker.config.reading import ConfigError, Problem, line_of, parse_duration, plain, problems_of, read_yaml
+from broker.domain.spiffe import InvalidSpiffeIdError, SpiffeId
+
+_LOOKS_SECRET: Final = re.compile(r"token$|password|passwd|secret|private_?key|api_?key|credential", re.IGNORECASE)
+_ADDRESS: Final = re.compile(r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(\d{1,5})$")
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class VaultSettings(_Model):
+    """Where Vault is, and as what the broker logs in."""
+
+    address: str
+    ca_file: Path | None = None
+    namespace: str | None = None
+    auth_mount: str = "jwt"
+    auth_role: str = "tasklease-broker"
+    audience: str = "vault"
+    token_role: str = "tasklease-task"  # noqa: S105 - a name
+    timeout: Duration = timedelta(seconds=10)
+    issue_workers: Annotated[int, Field(ge=1, le=256)] = 16
+    revoke_workers: Annotated[int, Field(ge=1, le=256)] = 16
+    allow_plain_http: bool = False
+
+    @model_validator(mode="after")
+    def _address(self) -> Self:
+        parts = urlsplit(self.address)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/"):
+            message = "address: give a URL such as https://vault.example:8200"
+            raise ValueError(message)
+        if parts.scheme == "http" and not self.allow_plain_http and not _is_loopback(parts.hostname):
+            message = (
+                "address: plain http is for loopback only; use https, or say allow_plain_http: true when the network "
+                "between broker and Vault carries nobody else"
+            )
+            raise ValueError(message)
+        return self
+
+
+class StoreSettings(_Model):
+    """Where state and audit are kept."""
+
+    url: str = "sqlite:///broker.db"
+
+
+class Limits(_Model):
+    """What one broker takes."""
+
+    max_message_bytes: Annotated[int, Field(ge=4096, le=4 << 20)] = 65536
+    max_concurrent_calls: Annotated[int, Field(ge=1, le=100_000)] = 1024
+    calls_per_second_per_instance: Annotated[float, Field(gt=0, le=100_000)] = 200
+    burst: Annotated[float, Field(gt=0, le=100_000)] = 400
+
+
+class LogSettings(_Model):
+    """How the broker logs, to standard error."""
+
+    format: Literal["json", "text"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class _File(_Model):
+    trust_domain: str
+    listen: str = "127.0.0.1:8443"
+    address_file: Path | None = None
+    health_listen: str | None = None
+    broker_id: str | None = None
+    spiffe_endpoint_socket: str | None = None
+    vault: VaultSettings
+    store: StoreSettings = StoreSettings()
+    catalog: Path
+    limits: Limits = Limits()
+    shutdown_grace: Duration = timedelta(seconds=10)
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not _ADDRESS.match(self.listen):
+            message = "listen: give an address and a port, such as 0.0.0.0:8443"
+            raise ValueError(message)
+        if self.health_listen and not self.health_listen.startswith("unix:"):
+            match = _ADDRESS.match(self.health_listen)
+            if match is None or not _is_loopback(match[1].strip("[]")):
+                message = "health_listen: give unix:PATH, or a loopback address and a port: it has no TLS"
+                raise ValueError(message)
+        try:
+            own = SpiffeId.parse(self.broker_id or f"spiffe://{self.trust_domain}/tasklease/broker")
+        except InvalidSpiffeIdError as error:
+            message = f"trust_domain, broker_id: {error}"
+            raise ValueError(message) from error
+        if own.trust_domain != self.trust_domain:
+            message = "broker_id: is not in trust_domain"
+            raise ValueError(message)
+        return self
+
+
+class Settings(_File):
+    """The validated file, with paths made absolute and defaults filled in."""
+
+    own_id: SpiffeId
+    endpoint_socket: str
+
+
+def load_settings(path: Path) -> Settings:
+    """Read the broker's configuration file.
+
+    Raises:
+        ConfigError: everything that is wrong with it.
+    """
+    node = read_yaml(path)
+    problems = [
+        Problem(
+            file=str(path),
+            line=line_of(node, location),
+            field=".".join(location),
+            what="secrets do not belong here: the broker logs in with its SVID; remove the key",
+        )
+        for location in _secret_keys(node)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    known = sorted({key for model in (_File, VaultSettings, StoreSettings, Limits, LogSettings) for key in model.model_fields})
+    try:
+        file = _File.model_validate(plain(node))
+    except ValidationError as error:
+        raise ConfigError(problems_of(error, path, node, known)) from error
+    endpoint_socket = file.spiffe_endpoint_socket or os.environ.get("SPIFFE_ENDPOINT_SOCKET", "")
+    if not endpoint_socket:
+        what = "is missing, and SPIFFE_ENDPOINT_SOCKET is not set: name SPIRE's Workload API socket"
+        raise ConfigError([Problem(file=str(path), line=1, field="spiffe_endpoint_socket", what=what)])
+    folder = path.resolve().parent
+    values = {name: getattr(file, name) for name in _File.model_fields}
+    values["catalog"] = folder / file.catalog
+    values["address_file"] = folder / file.address_file if file.address_file else None
+    values["store"] = StoreSettings(url=_absolute(file.store.url, folder))
+    return Settings.model_construct(
+        **values,
+        own_id=SpiffeId.parse(file.broker_id or f"spiffe://{file.trust_domain}/tasklease/broker"),
+        endpoint_socket=endpoint_socket,
+    )
+
+
+def _absolute(url: str, folder: Path) -> str:
+    prefix = "sqlite:///"
+    if url.startswith(prefix) and not url.startswith(prefix + "/"):
+        return f"{prefix}{folder / url.removeprefix(prefix)}"
+    return url
+
+
+def _secret_keys(node: object, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    if not isinstance(node, CommentedMap):
+        return []
+    found = []
+    for key, value in node.items():
+        location = (*above, str(key))
+        if _LOOKS_SECRET.search(str(key)):
+            found.append(location)
+        found += _secret_keys(value, location)
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

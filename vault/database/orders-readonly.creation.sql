@@ -1,0 +1,3 @@
+CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' INHERIT;
+GRANT orders_reader TO "{{name}}";
+GRANT "{{name}}" TO vault_admin;
