@@ -14,7 +14,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from ruamel.yaml.comments import CommentedMap
 
 from broker.config.reading import (
@@ -47,7 +55,9 @@ Text = Annotated[str, Field(max_length=500)]
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
-    WithJsonSchema({"type": "string", "pattern": r"^(\d+h)?(\d+m)?(\d+s)?$", "examples": ["90s", "30m", "1h30m"]}),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^(\d+h)?(\d+m)?(\d+s)?$", "examples": ["90s", "30m", "1h30m"]}
+    ),
 ]
 
 
@@ -287,7 +297,9 @@ def _catalog(models: list[CatalogModel]) -> Catalog:
         for name, model in _merged(models, "credential_roles").items()
     }
     content = {
-        section: {name: model.model_dump(mode="json") for name, model in sorted(_merged(models, section).items())}
+        section: {
+            name: model.model_dump(mode="json") for name, model in sorted(_merged(models, section).items())
+        }
         for section in _SECTIONS
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

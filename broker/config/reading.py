@@ -78,7 +78,9 @@ def read_yaml(path: Path) -> CommentedMap:
     except (YAMLError, ValueError, RecursionError) as error:
         raise ConfigError([Problem(file=str(path), line=0, field="", what="is not YAML")]) from error
     if not isinstance(content, CommentedMap):
-        raise ConfigError([Problem(file=str(path), line=1, field="", what="must be a mapping of keys to values")])
+        raise ConfigError(
+            [Problem(file=str(path), line=1, field="", what="must be a mapping of keys to values")]
+        )
     return content
 
 
@@ -111,7 +113,9 @@ def line_of(node: Any, path: Iterable[str | int]) -> int:  # noqa: ANN401 - any 
     return line
 
 
-def problems_of(error: ValidationError, file: Path, node: CommentedMap, known: Sequence[str] = ()) -> list[Problem]:
+def problems_of(
+    error: ValidationError, file: Path, node: CommentedMap, known: Sequence[str] = ()
+) -> list[Problem]:
     """Pydantic's findings, each with file, line and remedy."""
     found = []
     for item in error.errors(include_url=False, include_input=False):

@@ -20,7 +20,9 @@ from ruamel.yaml.comments import CommentedMap
 from broker.config.reading import ConfigError, Problem, line_of, parse_duration, plain, problems_of, read_yaml
 from broker.domain.spiffe import InvalidSpiffeIdError, SpiffeId
 
-_LOOKS_SECRET: Final = re.compile(r"token$|password|passwd|secret|private_?key|api_?key|credential", re.IGNORECASE)
+_LOOKS_SECRET: Final = re.compile(
+    r"token$|password|passwd|secret|private_?key|api_?key|credential", re.IGNORECASE
+)
 _ADDRESS: Final = re.compile(r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(\d{1,5})$")
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
@@ -142,7 +144,13 @@ def load_settings(path: Path) -> Settings:
     ]
     if problems:
         raise ConfigError(problems)
-    known = sorted({key for model in (_File, VaultSettings, StoreSettings, Limits, LogSettings) for key in model.model_fields})
+    known = sorted(
+        {
+            key
+            for model in (_File, VaultSettings, StoreSettings, Limits, LogSettings)
+            for key in model.model_fields
+        }
+    )
     try:
         file = _File.model_validate(plain(node))
     except ValidationError as error:

@@ -141,9 +141,7 @@ def _from_path(binary: str) -> Path | None:
 
 
 def _in_folder(part: Part, folder: Path) -> dict[str, Path] | None:
-    return _all(
-        part, lambda name: folder / name if os.access(folder / name, os.X_OK) else None
-    )
+    return _all(part, lambda name: folder / name if os.access(folder / name, os.X_OK) else None)
 
 
 def _check_version(part: Part, binary: Path) -> None:
@@ -177,7 +175,10 @@ def _from_image(part: Part, folder: Path, say: Say) -> bool:
                 return False
             new.chmod(0o755)
             # An image's binary may need libraries that this machine does not have.
-            if subprocess.run([new, "--help"], capture_output=True, timeout=30, check=False).returncode == 127:
+            if (
+                subprocess.run([new, "--help"], capture_output=True, timeout=30, check=False).returncode
+                == 127
+            ):
                 new.unlink()
                 return False
             new.rename(folder / binary)
@@ -224,9 +225,7 @@ def _postgres_folder() -> Path | None:
     folders = [Path(os.environ["TASKLEASE_POSTGRES_BIN"])] if "TASKLEASE_POSTGRES_BIN" in os.environ else []
     if on_path := shutil.which("pg_ctl"):
         folders.append(Path(on_path).resolve().parent)
-    folders += sorted(
-        Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: -_number(path.parent.name)
-    )
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: -_number(path.parent.name))
     for folder in folders:
         if all(os.access(folder / name, os.X_OK) for name in _POSTGRES):
             version = subprocess.run(

@@ -70,7 +70,7 @@ class Postgres:
             user=self._user,
             cwd=Path("/"),
         )
-        wait_for(NAME, self._accepts, self._processes)
+        wait_for(NAME, self.healthy, self._processes)
         self._fill()
 
     def stop(self) -> None:
@@ -116,7 +116,8 @@ class Postgres:
             password.unlink()
         done.touch()
 
-    def _accepts(self) -> bool:
+    def healthy(self) -> bool:
+        """Whether it accepts connections."""
         try:
             with psycopg.connect(
                 self.dsn(_SUPERUSER, self._state.secret("postgres-superuser"), "postgres"), connect_timeout=2

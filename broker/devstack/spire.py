@@ -46,7 +46,12 @@ class Spire:
     """The SPIRE of a stack: one server, one agent, one provider."""
 
     def __init__(
-        self, state: State, processes: Processes, binaries: dict[str, Path], *, trust_domain: str = TRUST_DOMAIN
+        self,
+        state: State,
+        processes: Processes,
+        binaries: dict[str, Path],
+        *,
+        trust_domain: str = TRUST_DOMAIN,
     ) -> None:
         self._state = state
         self._processes = processes
@@ -236,7 +241,9 @@ def make_node_certificate(node: str) -> tuple[str, str, str]:
     certificate = (
         builder(name, key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.KeyUsage(True, False, False, False, False, False, False, False, False), critical=True)
+        .add_extension(
+            x509.KeyUsage(True, False, False, False, False, False, False, False, False), critical=True
+        )
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
@@ -244,7 +251,5 @@ def make_node_certificate(node: str) -> tuple[str, str, str]:
     return (
         certificate.public_bytes(pem).decode(),
         authority.public_bytes(pem).decode(),
-        key.private_bytes(
-            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ).decode(),
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode(),
     )

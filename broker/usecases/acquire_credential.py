@@ -158,9 +158,10 @@ class AcquireCredential:
             raise LeaseNotLiveError
         return Acquired(lease=lease, secret=acquired.secret, destination=acquired.destination)
 
-    def in_flight(self) -> frozenset[tuple[TaskId, str]]:
-        """Task and idempotency key of every acquire that is under way in this process."""
-        return frozenset(key for key, entry in self._under_key.items() if not entry.work.done())
+    def is_making(self, lease: Lease) -> bool:
+        """Whether this process is issuing the lease at this moment."""
+        entry = self._under_key.get((lease.task_id, lease.idempotency_key))
+        return entry is not None and not entry.work.done()
 
     async def drain(self) -> None:
         """Wait until every acquire under way has reached its end."""
@@ -374,8 +375,3 @@ class AcquireCredential:
             if entry.forget_at > now and len(self._under_key) <= _MOST_REPLAYS:
                 break
             del self._under_key[key]
-
-
-def lease_key(lease: Lease) -> tuple[TaskId, str]:
-    """The key under which `AcquireCredential.in_flight` lists a lease that is being made."""
-    return (lease.task_id, lease.idempotency_key)

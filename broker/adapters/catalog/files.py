@@ -1,0 +1,67 @@
+"""The catalog in files that may change while the broker runs. Implements ports.policy.CatalogSource.
+
+All or nothing: a catalog that cannot be used is refused with a loud error, and the one before it stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from pathlib import Path
+
+from broker.config.catalog import catalog_files, load_catalog
+from broker.config.reading import ConfigError
+from broker.domain.catalog import Catalog
+
+logger = logging.getLogger(__name__)
+
+
+class CatalogFiles:
+    """See the module."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the catalog for the first time.
+
+        Raises:
+            ConfigError: it cannot be used.
+        """
+        self._path = path
+        self._seen = _fingerprint(path)
+        self._catalog = load_catalog(path)
+
+    def current(self) -> Catalog:
+        """The newest catalog that could be used."""
+        return self._catalog
+
+    async def reload_if_changed(self) -> bool:
+        """Take up changed files; True when the catalog is another one now."""
+        seen = await asyncio.to_thread(_fingerprint, self._path)
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        try:
+            catalog = await asyncio.to_thread(load_catalog, self._path)
+        except ConfigError as error:
+            logger.error(
+                "the changed catalog is REFUSED, the one before it stays (%s):\n%s",
+                self._catalog.digest[:12],
+                error,
+            )
+            return False
+        if catalog.digest == self._catalog.digest:
+            return False
+        logger.warning("catalog changed: %s is now %s", self._catalog.digest[:12], catalog.digest[:12])
+        self._catalog = catalog
+        return True
+
+
+def _fingerprint(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        for file in catalog_files(path):
+            digest.update(f"{file}\n".encode())
+            digest.update(file.read_bytes())
+    except (OSError, ConfigError) as error:
+        digest.update(type(error).__name__.encode())
+    return digest.hexdigest()

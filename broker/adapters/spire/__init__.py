@@ -1,0 +1,1 @@
+"""SPIRE: the broker's own identity, and the verification of everybody else's."""

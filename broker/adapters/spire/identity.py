@@ -1,0 +1,187 @@
+"""The broker's own SVIDs and the trust bundles, from SPIRE's Workload API through the `spiffe` package.
+
+The package is synchronous and has threads of its own; it closes a source for good on errors that it holds for
+final. Here a source is supervised: when it dies, another one is opened, with backoff, for as long as the broker
+lives. What always holds: readers get the newest that was ever received, without waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from spiffe import WorkloadApiClient, X509Source
+
+from broker.domain.secret import Secret
+from broker.domain.spiffe import SpiffeId
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 10.0
+_CHECK_EVERY: Final = 1.0
+
+
+class NoIdentityError(Exception):
+    """SPIRE gives this process no SVID, or not the one it should have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnSvid:
+    """The broker's X.509-SVID."""
+
+    spiffe_id: SpiffeId
+    chain_pem: bytes
+    key_pem: Secret
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustBundle:
+    """One trust domain's authorities; `digest` tells one set from another."""
+
+    trust_domain: str
+    authorities: tuple[x509.Certificate, ...]
+    digest: str
+
+    @property
+    def pem(self) -> bytes:
+        """All authorities, PEM after PEM."""
+        return b"".join(authority.public_bytes(Encoding.PEM) for authority in self.authorities)
+
+
+class WorkloadIdentity:
+    """See the module. `start` before use, `close` after."""
+
+    def __init__(self, *, endpoint_socket: str, expected_id: SpiffeId) -> None:
+        self._socket = endpoint_socket
+        self._expected_id = expected_id
+        self._svid: OwnSvid | None = None
+        self._bundles: Mapping[str, TrustBundle] = {}
+        self._version = 0
+        self._ready = threading.Event()
+        self._stop = threading.Event()
+        self._trouble = "SPIRE's Workload API has not answered yet"
+        self._thread = threading.Thread(target=self._supervise, name="workload-identity", daemon=True)
+
+    async def start(self, *, patience: timedelta) -> None:
+        """Open the source and wait for the first SVID.
+
+        Raises:
+            NoIdentityError: there was none in time, or it is somebody else's.
+        """
+        self._thread.start()
+        if not await asyncio.to_thread(self._ready.wait, patience.total_seconds()):
+            message = (
+                f"no X.509-SVID from {self._socket} after {patience.total_seconds():.0f} s: {self._trouble}. "
+                "Is the SPIRE agent running, and does an entry with this process's selectors exist?"
+            )
+            raise NoIdentityError(message)
+        svid = self.svid
+        if svid.spiffe_id != self._expected_id:
+            message = f"SPIRE says that this process is {svid.spiffe_id}, the configuration says {self._expected_id}"
+            raise NoIdentityError(message)
+
+    @property
+    def svid(self) -> OwnSvid:
+        """The newest own SVID.
+
+        Raises:
+            NoIdentityError: there was never one.
+        """
+        if self._svid is None:
+            raise NoIdentityError(self._trouble)
+        return self._svid
+
+    @property
+    def version(self) -> int:
+        """Grows with each update of SVID or bundles."""
+        return self._version
+
+    def bundle(self, trust_domain: str) -> TrustBundle | None:
+        """The trust domain's own authorities; None when there are none here."""
+        return self._bundles.get(trust_domain)
+
+    def all_roots_pem(self) -> bytes:
+        """Every authority of every trust domain. For the TLS layer alone: it proves possession, not identity."""
+        return b"".join(bundle.pem for bundle in self._bundles.values())
+
+    def healthy(self, now: datetime) -> bool:
+        """Whether the own SVID is valid."""
+        return self._svid is not None and now < self._svid.expires_at
+
+    async def fetch_jwt_svid(self, audience: str) -> Secret:
+        """Fetch the broker's JWT-SVID for `audience`.
+
+        Raises:
+            NoIdentityError: SPIRE gives none.
+        """
+        return await asyncio.to_thread(self._fetch_jwt_svid, audience)
+
+    def close(self) -> None:
+        """Stop the source."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def _fetch_jwt_svid(self, audience: str) -> Secret:
+        try:
+            with WorkloadApiClient(socket_path=self._socket) as client:
+                return Secret(client.fetch_jwt_svid(audience={audience}).token)
+        except Exception as error:  # the package lets KeyError and others through
+            message = f"no JWT-SVID for {audience}: {type(error).__name__}"
+            raise NoIdentityError(message) from error
+
+    def _supervise(self) -> None:
+        pause = _FIRST_PAUSE
+        while not self._stop.is_set():
+            try:
+                with X509Source(socket_path=self._socket, timeout_in_seconds=_LONGEST_PAUSE) as source:
+                    changed = threading.Event()
+                    source.subscribe_for_updates(changed.set)
+                    self._take(source)
+                    pause = _FIRST_PAUSE
+                    while not self._stop.is_set() and not source.is_closed():
+                        if changed.wait(_CHECK_EVERY):
+                            changed.clear()
+                            self._take(source)
+            except Exception as error:  # noqa: BLE001 - whatever it was, another source is opened
+                self._trouble = f"{type(error).__name__}: {error}"
+                logger.warning("the X.509 source ended (%s); opening another", self._trouble)
+            self._stop.wait(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _take(self, source: X509Source) -> None:
+        context = source.get_x509_context()
+        svid = context.default_svid
+        chain = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in svid.cert_chain)
+        key = svid.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        bundles = {}
+        for bundle in context.x509_bundle_set.bundles:
+            authorities = tuple(sorted(bundle.x509_authorities, key=_der))
+            digest = hashlib.sha256(b"".join(map(_der, authorities))).hexdigest()
+            name = bundle.trust_domain.name
+            bundles[name] = TrustBundle(trust_domain=name, authorities=authorities, digest=digest)
+        self._bundles = bundles
+        self._svid = OwnSvid(
+            spiffe_id=SpiffeId.parse(str(svid.spiffe_id)),
+            chain_pem=chain,
+            key_pem=Secret(key.decode()),
+            expires_at=svid.leaf.not_valid_after_utc.astimezone(UTC),
+        )
+        self._version += 1
+        if not self._ready.is_set():
+            self._ready.set()
+        logger.info("X.509-SVID valid until %s, %d bundles", self._svid.expires_at.isoformat(), len(bundles))
+
+
+def _der(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(Encoding.DER)

@@ -1,0 +1,240 @@
+"""Chooses adapters, wires everything, runs it. The only place that knows them all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any, Final
+
+from broker.adapters.catalog.files import CatalogFiles
+from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
+from broker.adapters.spire.identity import WorkloadIdentity
+from broker.adapters.spire.tls import server_credentials
+from broker.adapters.spire.verifier import SvidVerifier
+from broker.adapters.store.quarantine import StoredQuarantine
+from broker.adapters.store.sqlite import SqliteStore
+from broker.adapters.system.clock import SystemClock
+from broker.adapters.system.ids import RandomIds
+from broker.adapters.system.steps import NoSteps
+from broker.adapters.vault.connection import VaultConnection
+from broker.adapters.vault.issuer import VaultCredentialIssuer
+from broker.adapters.vault.login import VaultLogin
+from broker.config.settings import Settings
+from broker.ports.system import Steps
+from broker.server.credentials import CredentialServicer
+from broker.server.gate import Gate
+from broker.server.rate_limit import RateLimit
+from broker.server.rounds import run_rounds
+from broker.server.serving import GrpcServer
+from broker.server.tasks import TaskServicer
+from broker.usecases.acquire_credential import AcquireCredential
+from broker.usecases.complete_task import CompleteTask
+from broker.usecases.declare_task import DeclareTask
+from broker.usecases.end_task import EndTask
+from broker.usecases.keep_task_alive import KeepTaskAlive
+from broker.usecases.look_at_tasks import LookAtTasks
+from broker.usecases.release_credential import ReleaseCredential
+from broker.usecases.renew_lease import RenewLease
+from broker.usecases.revoke_leases import RevokeLeases
+from broker.usecases.task_events import TaskEvents
+from broker.usecases.task_grants import TaskGrants
+from broker.usecases.watch_over_tasks import WatchOverTasks
+
+logger = logging.getLogger(__name__)
+
+_FOR_FIRST_SVID: Final = timedelta(seconds=60)
+_SWEEP: Final = timedelta(seconds=0.5)
+_RENEW: Final = timedelta(seconds=1)
+_REFRESH: Final = timedelta(seconds=1)
+
+
+async def serve(settings: Settings, *, steps: Steps | None = None) -> None:
+    """Run a broker until SIGTERM or SIGINT, then stop it gracefully.
+
+    Raises:
+        NoIdentityError: SPIRE gives no SVID, or not the configured one.
+        ConfigError: the catalog cannot be used.
+        StoreInUseError, SchemaVersionError: the store cannot be used.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for how in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(how, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        broker = await _Broker.start(settings, stack, steps or NoSteps())
+        logger.info("serving on port %d as %s", broker.server.port, settings.own_id)
+        await stop.wait()
+        logger.info("stopping")
+        await broker.stop(settings.shutdown_grace)
+    logger.info("stopped")
+
+
+class _Broker:
+    """Everything of one running broker."""
+
+    def __init__(self, server: GrpcServer, drains: list[Callable[[], Coroutine[Any, Any, object]]]) -> None:
+        self.server = server
+        self._drains = drains
+
+    async def stop(self, grace: timedelta) -> None:
+        await self.server.stop(grace=grace, drains=self._drains)
+
+    @classmethod
+    async def start(cls, settings: Settings, stack: contextlib.AsyncExitStack, steps: Steps) -> _Broker:
+        clock, ids, events = SystemClock(), RandomIds(), TaskEvents()
+        catalogs = CatalogFiles(settings.catalog)
+        store = SqliteStore.open(settings.store.url)
+        stack.push_async_callback(store.close)
+        quarantine = StoredQuarantine(store)
+        await quarantine.refresh()
+
+        identity = WorkloadIdentity(endpoint_socket=settings.endpoint_socket, expected_id=settings.own_id)
+        stack.callback(identity.close)
+        await identity.start(patience=_FOR_FIRST_SVID)
+        connection = VaultConnection(
+            address=settings.vault.address,
+            ca_file=settings.vault.ca_file,
+            namespace=settings.vault.namespace,
+            issue_workers=settings.vault.issue_workers,
+            revoke_workers=settings.vault.revoke_workers,
+        )
+        stack.callback(connection.close)
+        login = VaultLogin(
+            connection=connection,
+            fetch_jwt_svid=identity.fetch_jwt_svid,
+            auth_mount=settings.vault.auth_mount,
+            auth_role=settings.vault.auth_role,
+            audience=settings.vault.audience,
+            clock=clock,
+        )
+        issuer = VaultCredentialIssuer(
+            connection=connection, login=login, token_role=settings.vault.token_role
+        )
+        timeout = settings.vault.timeout
+
+        grants = TaskGrants(issuer=issuer, store=store, clock=clock, timeout=timeout)
+        revoke_leases = RevokeLeases(
+            store=store,
+            issuer=issuer,
+            clock=clock,
+            ids=ids,
+            steps=steps,
+            events=events,
+            actor=settings.own_id,
+            timeout=timeout,
+        )
+        policy = CatalogBoundsPolicy()
+        acquire = AcquireCredential(
+            store=store,
+            catalogs=catalogs,
+            policy=policy,
+            issuer=issuer,
+            grants=grants,
+            revoke_leases=revoke_leases,
+            clock=clock,
+            ids=ids,
+            steps=steps,
+            timeout=timeout,
+        )
+        revoke_leases.being_made = acquire.is_making
+        end_task = EndTask(
+            store=store,
+            grants=grants,
+            acquire=acquire,
+            revoke_leases=revoke_leases,
+            events=events,
+            steps=steps,
+        )
+        renew = RenewLease(
+            store=store, catalogs=catalogs, issuer=issuer, events=events, clock=clock, timeout=timeout
+        )
+        watch = WatchOverTasks(
+            store=store,
+            catalogs=catalogs,
+            end_task=end_task,
+            renew_lease=renew,
+            revoke_leases=revoke_leases,
+            clock=clock,
+            actor=settings.own_id,
+            issue_timeout=timeout,
+        )
+        complete = CompleteTask(store=store, end_task=end_task, clock=clock)
+        gate = Gate(
+            verifier=SvidVerifier(bundle_of=identity.bundle, quarantine=quarantine, clock=clock),
+            rate_limit=RateLimit(
+                rate=settings.limits.calls_per_second_per_instance, burst=settings.limits.burst
+            ),
+            max_concurrent_calls=settings.limits.max_concurrent_calls,
+            clock=clock,
+            ids=ids,
+        )
+        server = GrpcServer(
+            tasks=TaskServicer(
+                declare=DeclareTask(
+                    store=store,
+                    catalogs=catalogs,
+                    policy=policy,
+                    issuer=issuer,
+                    grants=grants,
+                    clock=clock,
+                    ids=ids,
+                    steps=steps,
+                    timeout=timeout,
+                ),
+                look=LookAtTasks(store=store),
+                keep_alive=KeepTaskAlive(store=store, events=events, clock=clock),
+                complete=complete,
+                stopping=gate.stopping,
+                clock=clock,
+            ),
+            credentials=CredentialServicer(
+                acquire=acquire,
+                renew=renew,
+                release=ReleaseCredential(store=store, revoke_leases=revoke_leases, clock=clock),
+            ),
+            gate=gate,
+            tls=server_credentials(identity),
+            listen=settings.listen,
+            health_listen=settings.health_listen,
+            max_message_bytes=settings.limits.max_message_bytes,
+        )
+
+        # What the process before left half done comes first, before anything new is promised.
+        await watch.reclaim(older_than=timedelta())
+
+        async def readiness() -> None:
+            await server.ready(ready=login.healthy and identity.healthy(clock.now()))
+
+        rounds: list[tuple[str, Callable[[], Coroutine[Any, Any, object]], timedelta]] = [
+            ("end-lapsed", watch.end_lapsed, _SWEEP),
+            ("retry", watch.retry, _SWEEP),
+            ("renew", watch.renew_due, _RENEW),
+            ("expire", watch.revoke_expired, _RENEW),
+            ("reclaim", watch.reclaim, _RENEW),
+            ("catalog", catalogs.reload_if_changed, _REFRESH),
+            ("quarantine", quarantine.refresh, _REFRESH),
+            ("readiness", readiness, _REFRESH / 4),
+        ]
+        await server.start()
+        work = [asyncio.create_task(login.keep(), name="vault-login")]
+        work += [
+            asyncio.create_task(run_rounds(name, one_round, every=every, clock=clock), name=name)
+            for name, one_round, every in rounds
+        ]
+        stack.push_async_callback(_cancel, work)
+        if settings.address_file is not None:
+            host = settings.listen.rsplit(":", 1)[0]
+            new = settings.address_file.with_name(settings.address_file.name + ".new")
+            new.write_text(f"{host}:{server.port}\n")
+            new.replace(settings.address_file)
+        return cls(server, [acquire.drain, complete.drain, revoke_leases.drain, grants.drain])
+
+
+async def _cancel(work: list[asyncio.Task[None]]) -> None:
+    for task in work:
+        task.cancel()
+    await asyncio.gather(*work, return_exceptions=True)

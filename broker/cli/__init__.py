@@ -1,0 +1,1 @@
+"""The `tasklease` command: one module a noun."""

@@ -1,0 +1,132 @@
+"""`tasklease audit`: verify and read the audit trail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from broker.adapters.store.sqlite import SqliteStore
+from broker.cli.output import fail, out
+from broker.config.reading import ConfigError
+from broker.config.settings import load_settings
+from broker.domain.audit import AuditRecord, ChainFault, ChainHead, verify_chain
+from broker.domain.errors import StoreUnavailableError
+
+app = typer.Typer(help="Verify and read the audit trail.", no_args_is_help=True)
+
+_BATCH = 1000
+ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="The broker's configuration file.")]
+StoreOption = Annotated[str, typer.Option("--store", help="The store's URL, instead of --config.")]
+
+
+@app.command()
+def verify(
+    config: ConfigOption = None,
+    store: StoreOption = "",
+    head: Annotated[
+        str, typer.Option(help="An earlier head as SEQUENCE:HASH; shows records that were cut off the end.")
+    ] = "",
+) -> None:
+    """Walk the hash chain from its first record; exit code 1 with the place of the first fault."""
+    expected = _head(head) if head else None
+    result = verify_chain(_records(_open(config, store)), expected=expected)
+    match result:
+        case ChainFault(sequence=sequence, what=what):
+            fail(f"the audit trail is NOT intact: record {sequence}: {what}")
+        case ChainHead(sequence=sequence, hash=digest):
+            out.print(f"[green]intact[/]: {sequence} records")
+            out.print(f"head: {sequence}:{digest}")
+            if expected is None:
+                out.print(
+                    "[dim]keep the head elsewhere: with --head it shows later that nothing was cut off[/]"
+                )
+        case None:
+            out.print("[green]intact[/]: no records yet")
+
+
+@app.command("list")
+def list_(
+    config: ConfigOption = None,
+    store: StoreOption = "",
+    task: Annotated[str, typer.Option(help="Only this task's records.")] = "",
+    kind: Annotated[str, typer.Option(help="Only records of this kind.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Show audit records, oldest first."""
+    found = [
+        record
+        for record in _records(_open(config, store))
+        if (not task or record.event.task_id == task) and (not kind or record.event.kind == kind)
+    ][-limit:]
+    if as_json:
+        for record in found:
+            print(json.dumps(_plain(record)))
+        return
+    table = Table("#", "at", "kind", "actor", "task", "lease", "facts", box=None)
+    for record in found:
+        event = record.event
+        facts = ", ".join(
+            f"{name}={value}" for name, value in event.facts.items() if value not in ("", [], None)
+        )
+        table.add_row(
+            str(record.sequence),
+            event.at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3],
+            event.kind,
+            event.actor.removeprefix("spiffe://"),
+            event.task_id,
+            event.lease_id,
+            facts,
+        )
+    out.print(table)
+
+
+def _open(config: Path | None, store: str) -> SqliteStore:
+    try:
+        url = store or (load_settings(config).store.url if config else "")
+        if not url:
+            fail("name the store: --config FILE or --store URL", code=2)
+        return SqliteStore.open(url, read_only=True)
+    except (ConfigError, FileNotFoundError, ValueError) as error:
+        fail(str(error), code=2)
+
+
+def _records(store: SqliteStore) -> Iterator[AuditRecord]:
+    after = 0
+    with asyncio.Runner() as runner:
+        try:
+            while records := runner.run(store.audit_records(after, _BATCH)):
+                yield from records
+                after = records[-1].sequence
+        except StoreUnavailableError as error:
+            fail(str(error))
+        finally:
+            runner.run(store.close())
+
+
+def _head(text: str) -> ChainHead:
+    sequence, _, digest = text.partition(":")
+    if not sequence.isdigit() or len(digest) != 64:
+        fail("--head: give SEQUENCE:HASH as `audit verify` printed it", code=2)
+    return ChainHead(sequence=int(sequence), hash=digest)
+
+
+def _plain(record: AuditRecord) -> dict[str, object]:
+    event = record.event
+    return {
+        "sequence": record.sequence,
+        "at": event.at.isoformat(),
+        "kind": event.kind,
+        "actor": event.actor,
+        "task_id": event.task_id,
+        "lease_id": event.lease_id,
+        "request_id": event.request_id,
+        "facts": dict(event.facts),
+        "hash": record.hash,
+    }

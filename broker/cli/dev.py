@@ -1,0 +1,136 @@
+"""`tasklease dev`: the whole stack on this machine, for development."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from broker.cli.output import err, fail, out, say
+from broker.devstack import parts as devparts
+from broker.devstack.spire import SpireError
+from broker.devstack.stack import PARTS, DevStack, StackError
+from broker.devstack.waiting import NotHealthyError
+
+app = typer.Typer(help="Run SPIRE, Vault, PostgreSQL and a broker on loopback.", no_args_is_help=True)
+
+StateOption = Annotated[
+    Path | None,
+    typer.Option("--state", help="State folder (root: /var/lib/tasklease/dev, else below $XDG_STATE_HOME)."),
+]
+
+
+@contextmanager
+def _expected() -> Iterator[None]:
+    try:
+        yield
+    except (StackError, NotHealthyError, SpireError, devparts.PartMissingError) as error:
+        fail(str(error))
+
+
+@app.command()
+def up(
+    state: StateOption = None,
+    without_broker: Annotated[bool, typer.Option("--without-broker", help="All but the broker.")] = False,
+) -> None:
+    """Start everything and wait until it is healthy. Twice is harmless."""
+    with _expected():
+        stack = DevStack(state, say=say)
+        began = time.monotonic()
+        stack.up(with_broker=not without_broker)
+        say(f"all up after {time.monotonic() - began:.1f} s; state in {stack.state.folder}")
+        for name, value in stack.agent_environment().items():
+            out.print(f"export {name}={value}")
+
+
+@app.command()
+def status(state: StateOption = None) -> None:
+    """Show each part; exit code 1 unless all are healthy."""
+    with _expected():
+        found = DevStack(state).status()
+    table = Table("part", "pid", "address", "health", box=None)
+    for part in found:
+        health = (
+            "[green]healthy[/]" if part.healthy else "[red]not healthy[/]" if part.pid else "[dim]stopped[/]"
+        )
+        table.add_row(part.name, str(part.pid or "-"), part.address or "-", health)
+    out.print(table)
+    if not all(part.healthy for part in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def logs(
+    part: Annotated[str, typer.Argument(help=f"One of {', '.join(PARTS)}; all without it.")] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they grow.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="How many lines of each.")] = 40,
+    state: StateOption = None,
+) -> None:
+    """Show the parts' logs."""
+    if part and part not in PARTS:
+        fail(f"there is no part {part!r}: give one of {', '.join(PARTS)}", code=2)
+    files = [file for file in DevStack(state).log_files([part] if part else PARTS) if file.exists()]
+    if not files:
+        fail("there are no logs yet: tasklease dev up")
+    os.execvp("tail", ["tail", f"-n{lines}", *(["-F"] if follow else []), *map(str, files)])  # noqa: S606, S607
+
+
+@app.command()
+def down(
+    state: StateOption = None,
+    purge: Annotated[bool, typer.Option("--purge", help="Delete the state as well.")] = False,
+) -> None:
+    """Stop everything that `up` started."""
+    DevStack(state, say=say).down(purge=purge)
+    say("all stopped" + (", state deleted" if purge else ""))
+
+
+@app.command("parts")
+def parts_() -> None:
+    """Find or get the binaries, and say where they are."""
+    with _expected():
+        found = {
+            **devparts.find_postgres(say),
+            **devparts.find(devparts.SPIRE, say),
+            **devparts.find(devparts.VAULT, say),
+        }
+    for name, path in found.items():
+        out.print(f"{name}: {path}")
+
+
+@app.command("agent", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def agent(
+    agent_class: Annotated[str, typer.Argument(help="Agent class, as in the catalog.")],
+    command: Annotated[list[str], typer.Argument(help="The command, after --.")],
+    name: Annotated[str, typer.Option(help="Name of the instance; one is made up without it.")] = "",
+    state: StateOption = None,
+) -> None:
+    """Run COMMAND as a new agent instance of the development stack, with an SVID of its own."""
+    with _expected():
+        stack = DevStack(state)
+        if not stack.state.exists:
+            fail("there is no stack: tasklease dev up")
+        instance = name or f"dev-{secrets.token_hex(4)}"
+        entry = stack.spire.register_instance(agent_class, instance, x509_ttl=timedelta(minutes=10))
+        try:
+            stack.spire.wait_for_identity(entry)
+            err.print(f"[dim]instance {entry.spiffe_id}[/]")
+            process = subprocess.Popen(
+                command, extra_groups=[entry.group], env={**os.environ, **stack.agent_environment()}
+            )
+            for how in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(how, lambda number, _frame: process.send_signal(number))
+            code = process.wait()
+        finally:
+            stack.spire.deregister(entry)
+    raise typer.Exit(code if code >= 0 else 128 - code)

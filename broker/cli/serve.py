@@ -1,0 +1,38 @@
+"""`tasklease serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from broker import bootstrap
+from broker.adapters.spire.identity import NoIdentityError
+from broker.adapters.store.migrating import SchemaVersionError
+from broker.adapters.store.sqlite import StoreInUseError
+from broker.adapters.system.steps import KillAtStep
+from broker.cli.output import fail
+from broker.config.reading import ConfigError
+from broker.config.settings import load_settings
+from broker.logs import set_up_logging
+
+
+def serve(
+    config: Annotated[Path, typer.Option("--config", "-c", help="The broker's configuration file (YAML).")],
+    crash_at: Annotated[
+        str, typer.Option(help="For crash tests: SIGKILL at this step (NAME or NAME:COUNT).", hidden=True)
+    ] = "",
+) -> None:
+    """Run the broker until SIGTERM or SIGINT."""
+    steps = None
+    if crash_at:
+        step, _, count = crash_at.partition(":")
+        steps = KillAtStep(step, count=int(count or 1))
+    try:
+        settings = load_settings(config)
+        set_up_logging(style=settings.log.format, level=settings.log.level)
+        uvloop.run(bootstrap.serve(settings, steps=steps))
+    except (ConfigError, NoIdentityError, StoreInUseError, SchemaVersionError, ValueError) as error:
+        fail(str(error), code=2)

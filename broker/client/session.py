@@ -1,0 +1,129 @@
+"""The broker, as an agent sees it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Self
+
+from broker.api.v1 import tasks_pb2
+from broker.client.connection import Connection, tasks
+from broker.client.errors import NotConnected
+from broker.client.identity import Identity, WorkloadApiIdentity
+from broker.client.task import CALL_TIMEOUT, Task
+
+
+class Broker:
+    """An async context manager: `async with Broker.connect() as broker`."""
+
+    def __init__(self, connection: Connection, identity: Identity, patience: timedelta) -> None:
+        self._connection = connection
+        self._identity = identity
+        self._patience = patience
+
+    @classmethod
+    def connect(
+        cls,
+        address: str | None = None,
+        *,
+        broker_id: str | None = None,
+        identity: Identity | None = None,
+        patience: timedelta = timedelta(seconds=30),
+    ) -> Self:
+        """Prepare a connection; it is made on entering the block.
+
+        Args:
+            address: `host:port`; the default is $TASKLEASE_BROKER.
+            broker_id: the broker's SPIFFE ID; the default is $TASKLEASE_BROKER_ID, or
+                `spiffe://<own trust domain>/tasklease/broker`.
+            identity: where the SVID comes from; the default is SPIRE's Workload API at $SPIFFE_ENDPOINT_SOCKET.
+            patience: how long to wait for the first SVID.
+
+        Raises:
+            NotConnected: there is no address.
+        """
+        address = address or os.environ.get("TASKLEASE_BROKER", "")
+        if not address:
+            message = "where is the broker? Give an address, or set TASKLEASE_BROKER to host:port"
+            raise NotConnected(message)
+        identity = identity or WorkloadApiIdentity()
+        broker_id = broker_id or os.environ.get("TASKLEASE_BROKER_ID")
+        return cls(Connection(address=address, identity=identity, broker_id=broker_id), identity, patience)
+
+    @property
+    def spiffe_id(self) -> str:
+        """This instance's own SPIFFE ID."""
+        return self._identity.svid().spiffe_id
+
+    def task(  # noqa: PLR0913 - what a task is declared with
+        self,
+        task_type: str,
+        *,
+        intent: str,
+        roles: Sequence[str] = (),
+        environment: str = "",
+        deadline: datetime | timedelta | None = None,
+        fingerprint: bytes = b"",
+        cancel_on_end: bool = True,
+    ) -> Task:
+        """A task of the catalog's type: `async with broker.task(...) as task`.
+
+        Args:
+            task_type: the catalog's task type.
+            intent: what it is for, in words; 1 to 1,000 characters.
+            roles: the credential roles that it wants to use; fixed from here on.
+            environment: the default is the task type's.
+            deadline: a time, or a duration from now; the default is the task type's maximum.
+            fingerprint: digest of model, prompt and tool schemas, at most 64 bytes.
+            cancel_on_end: cancel the block's body when the broker ends the task.
+        """
+        return Task(
+            self._connection,
+            task_type,
+            intent=intent,
+            roles=roles,
+            environment=environment,
+            deadline=deadline,
+            fingerprint=fingerprint,
+            cancel_on_end=cancel_on_end,
+        )
+
+    async def get_task(self, task_id: str) -> tasks_pb2.Task:
+        """One of this instance's tasks with its leases, as the wire has it.
+
+        Raises:
+            NotFound: no such task, or somebody else's.
+        """
+        request = tasks_pb2.GetTaskRequest(task_id=task_id)
+        answer = await self._connection.call(
+            lambda channel: tasks(channel).GetTask, request, timeout=CALL_TIMEOUT
+        )
+        return answer.task
+
+    async def list_tasks(self) -> list[tasks_pb2.Task]:
+        """All of this instance's tasks, newest first."""
+        found: list[tasks_pb2.Task] = []
+        token = ""
+        while True:
+            request = tasks_pb2.ListTasksRequest(page_size=200, page_token=token)
+            answer = await self._connection.call(
+                lambda channel: tasks(channel).ListTasks, request, timeout=CALL_TIMEOUT
+            )
+            found.extend(answer.tasks)
+            token = answer.next_page_token
+            if not token:
+                return found
+
+    async def __aenter__(self) -> Self:
+        await self._identity.start(self._patience)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._connection.close()

@@ -1,0 +1,123 @@
+"""The broker of a stack: its configuration, its catalog, its process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from broker.adapters.vault import provisioning
+from broker.config.catalog import load_catalog
+from broker.devstack.parts import REPOSITORY
+from broker.devstack.processes import Processes
+from broker.devstack.spire import Spire
+from broker.devstack.state import BROKER_GROUP, BROKER_ID, TRUST_DOMAIN, State
+from broker.devstack.vault import Vault
+from broker.devstack.waiting import wait_for
+
+NAME: Final = "broker"
+
+
+class BrokerProcess:
+    """One broker of a stack."""
+
+    def __init__(self, state: State, processes: Processes, spire: Spire, vault: Vault) -> None:
+        self._state = state
+        self._processes = processes
+        self._spire = spire
+        self._vault = vault
+        self.folder = state.folder / NAME
+
+    @property
+    def address(self) -> str:
+        """Where agents connect."""
+        return f"127.0.0.1:{self._state.port(NAME, in_use=self._processes.running(NAME) is not None)}"
+
+    @property
+    def health_address(self) -> str:
+        """Where probes ask."""
+        return f"unix:{self._state.socket('health.sock')}"
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration file."""
+        return self.folder / "broker.yaml"
+
+    @property
+    def catalog(self) -> Path:
+        """The catalog's folder: written once, the user's from then on."""
+        return self.folder / "catalog"
+
+    @property
+    def store_url(self) -> str:
+        """State and audit."""
+        return f"sqlite:///{self.folder / 'broker.db'}"
+
+    def write_files(self, *, postgres_port: int) -> None:
+        """Write the configuration; and the sample catalog, unless there is one."""
+        self.folder.mkdir(exist_ok=True, mode=0o700)
+        self.config_file.write_text(
+            f"""# Written by `tasklease dev up` at each start.
+trust_domain: {TRUST_DOMAIN}
+listen: {self.address}
+health_listen: {self.health_address}
+broker_id: {BROKER_ID}
+spiffe_endpoint_socket: unix://{self._spire.agent_socket}
+vault:
+  address: {self._vault.address}
+store:
+  url: sqlite:///broker.db
+catalog: catalog
+limits:
+  calls_per_second_per_instance: 20000
+  burst: 20000
+log:
+  format: text
+"""
+        )
+        if not self.catalog.exists():
+            new = self.catalog.with_suffix(".new")
+            shutil.rmtree(new, ignore_errors=True)
+            shutil.copytree(REPOSITORY / "examples/catalog", new)
+            for file in new.iterdir():
+                text = file.read_text().replace(
+                    "# yaml-language-server: $schema=../../docs/catalog.schema.json\n", ""
+                )
+                file.write_text(text.replace("port: 5432", f"port: {postgres_port}"))
+            new.rename(self.catalog)
+
+    def apply_catalog(self) -> None:
+        """Make Vault match the catalog, as `tasklease catalog apply` does."""
+        client = self._vault.admin()
+        plan = provisioning.plan(client, load_catalog(self.catalog), provisioning.Names(broker_id=BROKER_ID))
+        for item in plan.items:
+            provisioning.apply(client, item)
+
+    def start(self, *, crash_at: str = "") -> None:
+        """Start the broker and wait until it is ready."""
+        self.launch(crash_at=crash_at)
+        wait_for(NAME, self.healthy, self._processes)
+
+    def launch(self, *, crash_at: str = "") -> None:
+        """Start the broker without waiting."""
+        command = [sys.executable, "-m", "broker", "serve", "--config", str(self.config_file)]
+        if crash_at:
+            command += ["--crash-at", crash_at]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("VAULT_")}
+        self._processes.start(
+            NAME, command, groups=[BROKER_GROUP], environment={**environment, "PYTHONUNBUFFERED": "1"}
+        )
+
+    def healthy(self) -> bool:
+        """Whether it says that it is ready."""
+        with grpc.insecure_channel(self.health_address) as channel:
+            try:
+                answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
+            except grpc.RpcError:
+                return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -1,0 +1,96 @@
+"""Starts, runs and stops the gRPC server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from broker.api.v1 import credentials_pb2, credentials_pb2_grpc, tasks_pb2, tasks_pb2_grpc
+from broker.server.credentials import CredentialServicer
+from broker.server.gate import Gate
+from broker.server.tasks import TaskServicer
+
+logger = logging.getLogger(__name__)
+
+SERVICES = (
+    tasks_pb2.DESCRIPTOR.services_by_name["TaskService"].full_name,
+    credentials_pb2.DESCRIPTOR.services_by_name["CredentialService"].full_name,
+)
+
+
+class GrpcServer:
+    """The agents' door (mTLS, behind the gate) and, when wanted, a second one on this machine for health alone."""
+
+    def __init__(  # noqa: PLR0913 - the parts of one server
+        self,
+        *,
+        tasks: TaskServicer,
+        credentials: CredentialServicer,
+        gate: Gate,
+        tls: grpc.ServerCredentials,
+        listen: str,
+        health_listen: str | None,
+        max_message_bytes: int,
+    ) -> None:
+        self._gate = gate
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=(gate,),
+            options=[
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_send_message_length", max_message_bytes * 4),
+                ("grpc.max_metadata_size", 16_384),
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+                ("grpc.max_connection_age_ms", 6 * 60 * 60 * 1000),
+                ("grpc.max_connection_age_grace_ms", 60_000),
+            ],
+        )
+        tasks_pb2_grpc.add_TaskServiceServicer_to_server(tasks, self._server)
+        credentials_pb2_grpc.add_CredentialServiceServicer_to_server(credentials, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+        self.port = self._server.add_secure_port(listen, tls)
+        self._health_server: grpc.aio.Server | None = None
+        if health_listen is not None:
+            self._health_server = grpc.aio.server()
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
+            self._health_server.add_insecure_port(health_listen)
+
+    async def start(self) -> None:
+        """Accept connections; say that it is not ready until `ready` is called."""
+        await self.ready(ready=False)
+        if self._health_server is not None:
+            await self._health_server.start()
+        await self._server.start()
+
+    async def ready(self, *, ready: bool) -> None:
+        """Say whether calls are worth making."""
+        status = (
+            health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        for service in ("", *SERVICES):
+            await self._health.set(service, status)
+
+    async def stop(self, *, grace: timedelta, drains: Sequence[Callable[[], Awaitable[object]]]) -> None:
+        """Refuse what is new, end streams, let calls under way finish within `grace`, then what they left behind."""
+        self._gate.stopping.set()
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace.total_seconds())
+        for drain in drains:
+            try:
+                await asyncio.wait_for(drain(), grace.total_seconds())
+            except TimeoutError:
+                logger.warning("stopping before everything under way was done; the next start takes it up")
+        if self._health_server is not None:
+            await self._health_server.stop(0)
