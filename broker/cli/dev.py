@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import time
@@ -26,7 +27,7 @@ app = typer.Typer(help="Run SPIRE, Vault, PostgreSQL and a broker on loopback.",
 
 StateOption = Annotated[
     Path | None,
-    typer.Option("--state", help="State folder (root: /var/lib/tasklease/dev, else below $XDG_STATE_HOME)."),
+    typer.Option("--state", envvar="TASKLEASE_DEV_STATE", help="State folder (root: /var/lib/tasklease/dev, else below $XDG_STATE_HOME)."),
 ]
 
 
@@ -108,7 +109,7 @@ def parts_() -> None:
         out.print(f"{name}: {path}")
 
 
-@app.command("agent", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@app.command("agent", context_settings={"allow_interspersed_args": False})
 def agent(
     agent_class: Annotated[str, typer.Argument(help="Agent class, as in the catalog.")],
     command: Annotated[list[str], typer.Argument(help="The command, after --.")],
@@ -116,6 +117,9 @@ def agent(
     state: StateOption = None,
 ) -> None:
     """Run COMMAND as a new agent instance of the development stack, with an SVID of its own."""
+    words = command[1:] if command[:1] == ["--"] else command
+    if not words or shutil.which(words[0]) is None:
+        fail(f"there is no command {words[0]!r}" if words else "give a command, after --", code=2)
     with _expected():
         stack = DevStack(state)
         if not stack.state.exists:
@@ -126,7 +130,7 @@ def agent(
             stack.spire.wait_for_identity(entry)
             err.print(f"[dim]instance {entry.spiffe_id}[/]")
             process = subprocess.Popen(
-                command, extra_groups=[entry.group], env={**os.environ, **stack.agent_environment()}
+                words, extra_groups=[entry.group], env={**os.environ, **stack.agent_environment()}
             )
             for how in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(how, lambda number, _frame: process.send_signal(number))
