@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.text import Text
 
 from broker.adapters.store.sqlite import SqliteStore
 from broker.cli.output import fail, out
@@ -69,22 +69,19 @@ def list_(
         for record in found:
             print(json.dumps(_plain(record)))
         return
-    table = Table("#", "at", "kind", "actor", "task", "lease", "facts", box=None)
     for record in found:
         event = record.event
-        facts = ", ".join(
+        facts = " ".join(
             f"{name}={value}" for name, value in event.facts.items() if value not in ("", [], None)
         )
-        table.add_row(
-            str(record.sequence),
-            event.at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3],
-            event.kind,
-            event.actor.removeprefix("spiffe://"),
-            event.task_id,
-            event.lease_id,
-            facts,
+        line = Text.assemble(
+            (f"{record.sequence:>6} ", "dim"),
+            event.at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " ",
+            (f"{event.kind:<24}", "bold"),
+            " ".join(filter(None, (event.actor, event.task_id, event.lease_id))) + " ",
+            (facts, "dim"),
         )
-    out.print(table)
+        out.print(line)
 
 
 def _open(config: Path | None, store: str) -> SqliteStore:

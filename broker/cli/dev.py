@@ -27,7 +27,11 @@ app = typer.Typer(help="Run SPIRE, Vault, PostgreSQL and a broker on loopback.",
 
 StateOption = Annotated[
     Path | None,
-    typer.Option("--state", envvar="TASKLEASE_DEV_STATE", help="State folder (root: /var/lib/tasklease/dev, else below $XDG_STATE_HOME)."),
+    typer.Option(
+        "--state",
+        envvar="TASKLEASE_DEV_STATE",
+        help="State folder (root: /var/lib/tasklease/dev, else below $XDG_STATE_HOME).",
+    ),
 ]
 
 

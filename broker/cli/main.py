@@ -21,9 +21,7 @@ app.add_typer(dev.app, name="dev")
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(audit.app, name="audit")
 app.command("serve")(serve.serve)
-app.command("exec", context_settings={"allow_interspersed_args": False})(
-    run.run
-)
+app.command("exec", context_settings={"allow_interspersed_args": False})(run.run)
 app.command("demo")(demo.demo)
 app.command("health")(health.health)
 

@@ -34,6 +34,15 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
+class Stubs:
+    """The broker's services on one channel."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.tasks = tasks_pb2_grpc.TaskServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
+        self.credentials = credentials_pb2_grpc.CredentialServiceStub(channel)  # type: ignore[no-untyped-call]
+
+
 class Connection:
     """See the module."""
 
@@ -41,35 +50,35 @@ class Connection:
         self._address = address
         self._identity = identity
         self._broker_id = broker_id
-        self._channel: grpc.aio.Channel | None = None
+        self._stubs: Stubs | None = None
         self._version = -1
         self._lock = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def channel(self) -> grpc.aio.Channel:
-        """The channel for the newest SVID.
+    async def stubs(self) -> Stubs:
+        """The services, over a channel for the newest SVID.
 
         Raises:
             NotConnected: nobody answers, or not the broker.
         """
-        if self._channel is not None and self._version == self._identity.version:
-            return self._channel
+        if self._stubs is not None and self._version == self._identity.version:
+            return self._stubs
         async with self._lock:
             version = self._identity.version
-            if self._channel is None or self._version != version:
+            if self._stubs is None or self._version != version:
                 svid = self._identity.svid()
                 await self._check_broker(svid)
-                old, self._channel = self._channel, self._open(svid)
+                old, self._stubs = self._stubs, Stubs(self._open(svid))
                 self._version = version
                 if old is not None:
-                    work = asyncio.create_task(old.close(_OLD_CHANNEL_GRACE))
+                    work = asyncio.create_task(old.channel.close(_OLD_CHANNEL_GRACE))
                     self._closing.add(work)
                     work.add_done_callback(self._closing.discard)
-            return self._channel
+            return self._stubs
 
     async def call(
         self,
-        method: Callable[[grpc.aio.Channel], grpc.aio.UnaryUnaryMultiCallable[Request, Response]],
+        method: Callable[[Stubs], grpc.aio.UnaryUnaryMultiCallable[Request, Response]],
         request: Request,
         *,
         timeout: timedelta,
@@ -86,8 +95,8 @@ class Connection:
         while True:
             left = max(end - loop.time(), 0.05)
             try:
-                channel = await self.channel()
-                return await method(channel)(request, timeout=left)
+                stubs = await self.stubs()
+                return await method(stubs)(request, timeout=left)
             except grpc.aio.AioRpcError as error:
                 failure = from_rpc(error)
             except NotConnected as error:
@@ -102,7 +111,7 @@ class Connection:
 
     async def stream(
         self,
-        method: Callable[[grpc.aio.Channel], grpc.aio.UnaryStreamMultiCallable[Request, Response]],
+        method: Callable[[Stubs], grpc.aio.UnaryStreamMultiCallable[Request, Response]],
         request: Request,
     ) -> AsyncIterator[Response]:
         """Open a stream and pass its messages on.
@@ -110,8 +119,8 @@ class Connection:
         Raises:
             BrokerError: it ended with an error.
         """
-        channel = await self.channel()
-        call = method(channel)(request)
+        stubs = await self.stubs()
+        call = method(stubs)(request)
         try:
             async for response in call:
                 yield response
@@ -122,8 +131,8 @@ class Connection:
 
     async def close(self) -> None:
         """Close the channel."""
-        if self._channel is not None:
-            await self._channel.close(1.0)
+        if self._stubs is not None:
+            await self._stubs.channel.close(1.0)
         for work in list(self._closing):
             work.cancel()
         self._identity.close()
@@ -169,16 +178,6 @@ class Connection:
         if names != [expected]:
             message = f"what answers at {self._address} is {', '.join(names) or 'nobody'}, not {expected}"
             raise NotConnected(message, reason="NOT_THE_BROKER")
-
-
-def tasks(channel: grpc.aio.Channel) -> tasks_pb2_grpc.TaskServiceAsyncStub:
-    """The task service on a channel."""
-    return tasks_pb2_grpc.TaskServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
-
-
-def credentials(channel: grpc.aio.Channel) -> credentials_pb2_grpc.CredentialServiceAsyncStub:
-    """The credential service on a channel."""
-    return credentials_pb2_grpc.CredentialServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
 
 
 def _worth_repeating(error: BrokerError) -> bool:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from broker.api.v1 import tasks_pb2
-from broker.client.connection import Connection, tasks
+from broker.client.connection import Connection
 from broker.client.errors import NotConnected
 from broker.client.identity import Identity, WorkloadApiIdentity
 from broker.client.task import CALL_TIMEOUT, Task
@@ -97,9 +97,7 @@ class Broker:
             NotFound: no such task, or somebody else's.
         """
         request = tasks_pb2.GetTaskRequest(task_id=task_id)
-        answer = await self._connection.call(
-            lambda channel: tasks(channel).GetTask, request, timeout=CALL_TIMEOUT
-        )
+        answer = await self._connection.call(lambda stubs: stubs.tasks.GetTask, request, timeout=CALL_TIMEOUT)
         return answer.task
 
     async def list_tasks(self) -> list[tasks_pb2.Task]:
@@ -109,7 +107,7 @@ class Broker:
         while True:
             request = tasks_pb2.ListTasksRequest(page_size=200, page_token=token)
             answer = await self._connection.call(
-                lambda channel: tasks(channel).ListTasks, request, timeout=CALL_TIMEOUT
+                lambda stubs: stubs.tasks.ListTasks, request, timeout=CALL_TIMEOUT
             )
             found.extend(answer.tasks)
             token = answer.next_page_token

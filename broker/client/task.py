@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from broker.api.v1 import credentials_pb2, tasks_pb2
-from broker.client.connection import Connection, credentials, tasks
+from broker.client.connection import Connection
 from broker.client.credential import Credential
 from broker.client.errors import BrokerError, Idempotency, NotFound, TaskEnded
 
@@ -127,7 +127,7 @@ class Task:
         """
         request = credentials_pb2.ReleaseCredentialRequest(lease_id=lease_id)
         answer = await self._connection.call(
-            lambda channel: credentials(channel).ReleaseCredential, request, timeout=COMPLETE_TIMEOUT
+            lambda stubs: stubs.credentials.ReleaseCredential, request, timeout=COMPLETE_TIMEOUT
         )
         held = self._held.get(lease_id)
         if held is not None and answer.lease.state == credentials_pb2.LEASE_STATE_REVOKED:
@@ -143,7 +143,7 @@ class Task:
         if increment is not None:
             request.increment.FromTimedelta(increment)
         answer = await self._connection.call(
-            lambda channel: credentials(channel).RenewCredential, request, timeout=CALL_TIMEOUT
+            lambda stubs: stubs.credentials.RenewCredential, request, timeout=CALL_TIMEOUT
         )
         credential.expires_at = answer.lease.expires_at.ToDatetime(tzinfo=UTC)
 
@@ -159,7 +159,7 @@ class Task:
             reason=reason,
         )
         answer = await self._connection.call(
-            lambda channel: tasks(channel).CompleteTask, request, timeout=COMPLETE_TIMEOUT
+            lambda stubs: stubs.tasks.CompleteTask, request, timeout=COMPLETE_TIMEOUT
         )
         self._heard(answer.task)
         for lease in answer.task.leases:
@@ -167,7 +167,7 @@ class Task:
 
     async def __aenter__(self) -> Self:
         answer = await self._connection.call(
-            lambda channel: tasks(channel).DeclareTask, self._declaration, timeout=CALL_TIMEOUT
+            lambda stubs: stubs.tasks.DeclareTask, self._declaration, timeout=CALL_TIMEOUT
         )
         self._message = answer.task
         self._body = asyncio.current_task()
@@ -217,7 +217,7 @@ class Task:
             task_id=self.task_id, role=role, idempotency_key=secrets.token_urlsafe(24)
         )
         return await self._connection.call(
-            lambda channel: credentials(channel).AcquireCredential, request, timeout=CALL_TIMEOUT
+            lambda stubs: stubs.credentials.AcquireCredential, request, timeout=CALL_TIMEOUT
         )
 
     async def _keep_alive(self) -> None:
@@ -227,9 +227,7 @@ class Task:
         pause = self._message.heartbeat_interval.ToTimedelta().total_seconds() / 10
         while not self.ended.is_set():
             try:
-                async for event in self._connection.stream(
-                    lambda channel: tasks(channel).AttachTask, request
-                ):
+                async for event in self._connection.stream(lambda stubs: stubs.tasks.AttachTask, request):
                     self._on(event)
             except (TaskEnded, NotFound):
                 self._end()
@@ -241,7 +239,7 @@ class Task:
             await asyncio.sleep(min(max(pause, 0.1), 2.0))
             try:
                 await self._connection.call(
-                    lambda channel: tasks(channel).Heartbeat, beat, timeout=timedelta(seconds=2)
+                    lambda stubs: stubs.tasks.Heartbeat, beat, timeout=timedelta(seconds=2)
                 )
             except (TaskEnded, NotFound):
                 self._end()

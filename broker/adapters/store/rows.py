@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
-from sqlalchemy import RowMapping
-
+from broker.adapters.store.session import EPOCH, Row
 from broker.domain.audit import AuditEvent, AuditRecord
 from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor, VaultLeaseId
 from broker.domain.lease import Lease, LeaseState, RevokeCause
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import EndCause, Outcome, Scope, Task, TaskEnd, TaskState
+
+TASK_COLUMNS: Final = (
+    "task_id", "owner", "agent_class", "task_type", "intent", "roles", "environment", "created_at", "deadline",
+    "heartbeat_interval_us", "heartbeat_due", "fingerprint", "idempotency_key", "request_digest", "state",
+)  # fmt: skip
+LEASE_COLUMNS: Final = (
+    "lease_id", "task_id", "role", "idempotency_key", "request_digest", "accessor", "intended_at",
+    "max_expires_at", "state", "renewable", "attempts",
+)  # fmt: skip
+AUDIT_COLUMNS: Final = (
+    "sequence", "previous_hash", "hash", "kind", "at", "actor", "task_id", "lease_id", "request_id", "facts",
+)  # fmt: skip
 
 
 def task_row(task: Task) -> Mapping[str, Any]:
@@ -37,13 +48,13 @@ def task_row(task: Task) -> Mapping[str, Any]:
     }
 
 
-def task_of(row: RowMapping) -> Task:
+def task_of(row: Row) -> Task:
     """A row as a task."""
     end = None
     if row["end_cause"] is not None:
         end = TaskEnd(
             cause=EndCause(row["end_cause"]),
-            at=row["end_at"],
+            at=_time(row["end_at"]),
             outcome=Outcome(row["end_outcome"]) if row["end_outcome"] else None,
             reason=row["end_reason"] or "",
         )
@@ -55,16 +66,16 @@ def task_of(row: RowMapping) -> Task:
         intent=row["intent"],
         scope=Scope(roles=frozenset(json.loads(row["roles"]))),
         environment=row["environment"],
-        created_at=row["created_at"],
-        deadline=row["deadline"],
+        created_at=_time(row["created_at"]),
+        deadline=_time(row["deadline"]),
         heartbeat_interval=timedelta(microseconds=row["heartbeat_interval_us"]),
-        heartbeat_due=row["heartbeat_due"],
+        heartbeat_due=_time(row["heartbeat_due"]),
         fingerprint=row["fingerprint"],
         idempotency_key=row["idempotency_key"],
         request_digest=row["request_digest"],
         state=TaskState(row["state"]),
         end=end,
-        ended_at=row["ended_at"],
+        ended_at=_time_or_none(row["ended_at"]),
     )
 
 
@@ -85,7 +96,7 @@ def lease_row(lease: Lease) -> Mapping[str, Any]:
     }
 
 
-def lease_of(row: RowMapping) -> Lease:
+def lease_of(row: Row) -> Lease:
     """A row as a lease."""
     return Lease(
         lease_id=LeaseId(row["lease_id"]),
@@ -94,18 +105,18 @@ def lease_of(row: RowMapping) -> Lease:
         idempotency_key=row["idempotency_key"],
         request_digest=row["request_digest"],
         accessor=TokenAccessor(row["accessor"]),
-        intended_at=row["intended_at"],
-        max_expires_at=row["max_expires_at"],
+        intended_at=_time(row["intended_at"]),
+        max_expires_at=_time(row["max_expires_at"]),
         state=LeaseState(row["state"]),
         vault_lease_id=VaultLeaseId(row["vault_lease_id"]) if row["vault_lease_id"] else None,
-        renewable=row["renewable"],
-        issued_at=row["issued_at"],
-        expires_at=row["expires_at"],
+        renewable=bool(row["renewable"]),
+        issued_at=_time_or_none(row["issued_at"]),
+        expires_at=_time_or_none(row["expires_at"]),
         revoke_cause=RevokeCause(row["revoke_cause"]) if row["revoke_cause"] else None,
-        revoking_since=row["revoking_since"],
-        revoked_at=row["revoked_at"],
+        revoking_since=_time_or_none(row["revoking_since"]),
+        revoked_at=_time_or_none(row["revoked_at"]),
         attempts=row["attempts"],
-        next_attempt_at=row["next_attempt_at"],
+        next_attempt_at=_time_or_none(row["next_attempt_at"]),
     )
 
 
@@ -126,7 +137,7 @@ def audit_row(record: AuditRecord) -> Mapping[str, Any]:
     }
 
 
-def audit_of(row: RowMapping) -> AuditRecord:
+def audit_of(row: Row) -> AuditRecord:
     """A row as a record, exactly as stored: whether it is genuine is for `verify_chain` to say."""
     return AuditRecord(
         sequence=row["sequence"],
@@ -134,7 +145,7 @@ def audit_of(row: RowMapping) -> AuditRecord:
         hash=row["hash"],
         event=AuditEvent(
             kind=row["kind"],
-            at=row["at"],
+            at=_time(row["at"]),
             actor=row["actor"],
             task_id=row["task_id"],
             lease_id=row["lease_id"],
@@ -142,3 +153,11 @@ def audit_of(row: RowMapping) -> AuditRecord:
             facts=json.loads(row["facts"]),
         ),
     )
+
+
+def _time(microseconds: int) -> datetime:
+    return EPOCH + timedelta(microseconds=microseconds)
+
+
+def _time_or_none(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else _time(microseconds)

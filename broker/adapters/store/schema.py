@@ -6,14 +6,12 @@ UTC, so that they sort and compare the same in every database.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Dialect,
     ForeignKey,
     Index,
     Integer,
@@ -22,28 +20,8 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    TypeDecorator,
     text,
 )
-
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-
-
-class UtcMicroseconds(TypeDecorator[datetime]):
-    """An aware time as microseconds since 1970."""
-
-    impl = BigInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
-        """Towards the database."""
-        return None if value is None else (value - EPOCH) // _MICROSECOND
-
-    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """From the database."""
-        return None if value is None else EPOCH + timedelta(microseconds=value)
-
 
 metadata: Final = MetaData()
 
@@ -57,19 +35,19 @@ tasks: Final = Table(
     Column("intent", Text, nullable=False),
     Column("roles", Text, nullable=False),  # JSON array, sorted
     Column("environment", String(64), nullable=False),
-    Column("created_at", UtcMicroseconds, nullable=False),
-    Column("deadline", UtcMicroseconds, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("deadline", BigInteger, nullable=False),
     Column("heartbeat_interval_us", BigInteger, nullable=False),
-    Column("heartbeat_due", UtcMicroseconds, nullable=False),
+    Column("heartbeat_due", BigInteger, nullable=False),
     Column("fingerprint", LargeBinary, nullable=False),
     Column("idempotency_key", String(128)),
     Column("request_digest", String(64), nullable=False),
     Column("state", String(16), nullable=False),
     Column("end_cause", String(32)),
-    Column("end_at", UtcMicroseconds),
+    Column("end_at", BigInteger),
     Column("end_outcome", String(16)),
     Column("end_reason", Text),
-    Column("ended_at", UtcMicroseconds),
+    Column("ended_at", BigInteger),
     Index("tasks_by_owner", "owner", "task_id"),
     Index("tasks_by_deadline", "state", "deadline"),
     Index("tasks_by_heartbeat", "state", "heartbeat_due"),
@@ -89,7 +67,7 @@ task_tokens: Final = Table(
     metadata,
     Column("accessor", String(128), primary_key=True),
     Column("task_id", String(64), ForeignKey("tasks.task_id"), nullable=False, index=True),
-    Column("made_at", UtcMicroseconds, nullable=False),
+    Column("made_at", BigInteger, nullable=False),
 )
 
 _HOLDS_KEY: Final = (
@@ -105,18 +83,18 @@ leases: Final = Table(
     Column("idempotency_key", String(128), nullable=False),
     Column("request_digest", String(64), nullable=False),
     Column("accessor", String(128), nullable=False),
-    Column("intended_at", UtcMicroseconds, nullable=False),
-    Column("max_expires_at", UtcMicroseconds, nullable=False),
+    Column("intended_at", BigInteger, nullable=False),
+    Column("max_expires_at", BigInteger, nullable=False),
     Column("state", String(16), nullable=False),
     Column("vault_lease_id", Text),
     Column("renewable", Boolean, nullable=False),
-    Column("issued_at", UtcMicroseconds),
-    Column("expires_at", UtcMicroseconds),
+    Column("issued_at", BigInteger),
+    Column("expires_at", BigInteger),
     Column("revoke_cause", String(16)),
-    Column("revoking_since", UtcMicroseconds),
-    Column("revoked_at", UtcMicroseconds),
+    Column("revoking_since", BigInteger),
+    Column("revoked_at", BigInteger),
     Column("attempts", Integer, nullable=False),
-    Column("next_attempt_at", UtcMicroseconds),
+    Column("next_attempt_at", BigInteger),
     Index("leases_by_task", "task_id", "state"),
     Index("leases_by_expiry", "state", "expires_at"),
     Index("leases_by_attempt", "state", "next_attempt_at"),
@@ -138,7 +116,7 @@ audit_records: Final = Table(
     Column("previous_hash", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
     Column("kind", String(64), nullable=False),
-    Column("at", UtcMicroseconds, nullable=False),
+    Column("at", BigInteger, nullable=False),
     Column("actor", Text, nullable=False),
     Column("task_id", String(64), nullable=False),
     Column("lease_id", String(64), nullable=False),
@@ -151,6 +129,6 @@ quarantined_instances: Final = Table(
     "quarantined_instances",
     metadata,
     Column("spiffe_id", Text, primary_key=True),
-    Column("since", UtcMicroseconds, nullable=False),
+    Column("since", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),
 )

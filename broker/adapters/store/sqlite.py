@@ -16,6 +16,7 @@ import fcntl
 import logging
 import os
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
@@ -25,13 +26,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from broker.adapters.store import reading, writing
 from broker.adapters.store.migrating import migrate
+from broker.adapters.store.session import SqliteSession
 from broker.domain.audit import AuditRecord, ChainHead
 from broker.domain.changes import Change
 from broker.domain.errors import StoreUnavailableError
@@ -62,13 +63,13 @@ class _Commit:
 class SqliteStore:
     """See the module. Made by `open`."""
 
-    def __init__(self, *, engine: Engine, lock: IO[bytes] | None) -> None:
-        self._engine = engine
+    def __init__(self, *, path: Path, lock: IO[bytes] | None) -> None:
+        self._path = path
         self._lock = lock
         self._queue: queue.SimpleQueue[_Commit | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-read")
         self._local = threading.local()
-        self._connections: list[Connection] = []
+        self._sessions: list[SqliteSession] = []
         self._head: ChainHead | None = None
         self._head_known = False
         self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
@@ -98,10 +99,10 @@ class SqliteStore:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = _lock(path)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        engine = _engine(path, read_only=read_only)
-        if not read_only:
+            engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
             migrate(engine)
-        return cls(engine=engine, lock=lock)
+            engine.dispose()
+        return cls(path=path, lock=lock)
 
     async def commit(self, changes: Sequence[Change]) -> None:
         """Apply all `changes` or none, durably. A caller that is cancelled does not undo it."""
@@ -187,9 +188,8 @@ class SqliteStore:
             self._queue.put(None)
             await asyncio.to_thread(self._writer.join)
         await asyncio.to_thread(self._readers.shutdown)
-        for connection in self._connections:
-            connection.close()
-        self._engine.dispose()
+        for session in self._sessions:
+            session.close()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -200,44 +200,56 @@ class SqliteStore:
 
     def _read_here(self, read: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
         try:
-            connection: Connection | None = getattr(self._local, "connection", None)
-            if connection is None:
-                connection = self._connect()
-                self._local.connection = connection
-                self._connections.append(connection)
-            return read(connection, *arguments)
-        except SQLAlchemyError as error:
+            session: SqliteSession | None = getattr(self._local, "session", None)
+            if session is None:
+                session = self._open_session()
+                self._local.session = session
+                self._sessions.append(session)
+            return read(session, *arguments)
+        except sqlite3.Error as error:
             logger.error("store: a read failed: %s", _kind(error))
-            self._local.connection = None
+            self._local.session = None
             raise StoreUnavailableError from None
 
-    def _connect(self) -> Connection:
-        return self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    def _open_session(self) -> SqliteSession:
+        mode = "ro" if self._lock is None else "rw"
+        connection = sqlite3.connect(
+            f"file:{self._path}?mode={mode}",
+            uri=True,
+            timeout=_BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        if self._lock is not None:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")  # rule R1: NORMAL can lose the last commits
+        connection.execute("PRAGMA foreign_keys=ON")
+        return SqliteSession(connection)
 
     # The writer's thread -----------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        connection: Connection | None = None
+        session: SqliteSession | None = None
         stopping = False
         while not stopping:
             batch, stopping = self._next_batch()
             if not batch:
                 continue
             try:
-                if connection is None:
-                    connection = self._connect()
-                self._write_batch(connection, batch)
+                if session is None:
+                    session = self._open_session()
+                self._write_batch(session, batch)
             except Exception as error:  # noqa: BLE001 - whatever it is, nothing of the batch is applied
                 logger.error("store: a write failed: %s", _kind(error))
                 for commit in batch:
                     if not commit.done.done():
                         commit.done.set_exception(StoreUnavailableError())
                 self._head_known = False
-                if connection is not None:
-                    _discard(connection)
-                connection = None
-        if connection is not None:
-            connection.close()
+                if session is not None:
+                    _discard(session)
+                session = None
+        if session is not None:
+            session.close()
 
     def _next_batch(self) -> tuple[list[_Commit], bool]:
         batch: list[_Commit] = []
@@ -253,24 +265,24 @@ class SqliteStore:
             except queue.Empty:
                 return batch, False
 
-    def _write_batch(self, connection: Connection, batch: list[_Commit]) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    def _write_batch(self, session: SqliteSession, batch: list[_Commit]) -> None:
+        session.script("BEGIN IMMEDIATE")
         if not self._head_known:
-            self._head = reading.audit_head(connection)
+            self._head = reading.audit_head(session)
             self._head_known = True
         head = self._head
         conflicts: dict[int, ConflictError] = {}
         for index, commit in enumerate(batch):
-            connection.exec_driver_sql("SAVEPOINT one")
+            session.script("SAVEPOINT one")
             try:
-                head_after = writing.apply(connection, commit.changes, head)
+                head_after = writing.apply(session, commit.changes, head)
             except ConflictError as conflict:
-                connection.exec_driver_sql("ROLLBACK TO one")
+                session.script("ROLLBACK TO one")
                 conflicts[index] = conflict
             else:
                 head = head_after
-            connection.exec_driver_sql("RELEASE one")
-        connection.exec_driver_sql("COMMIT")
+            session.script("RELEASE one")
+        session.script("COMMIT")
         self._head = head
         for index, commit in enumerate(batch):
             if index in conflicts:
@@ -290,36 +302,13 @@ def _lock(path: Path) -> IO[bytes]:
     return lock
 
 
-def _engine(path: Path, *, read_only: bool) -> Engine:
-    mode = "ro" if read_only else "rw"
-    engine = create_engine(
-        f"sqlite:///file:{path}?mode={mode}&uri=true",
-        poolclass=NullPool,
-        connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False},
-    )
-
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's
-        cursor = connection.cursor()
-        if not read_only:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            cursor.execute("PRAGMA synchronous=FULL")  # rule R1: NORMAL can lose the last commits
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.close()
-
-    return engine
-
-
-def _discard(connection: Connection) -> None:
+def _discard(session: SqliteSession) -> None:
     try:
-        connection.invalidate()
-        connection.close()
-    except SQLAlchemyError:
+        session.close()
+    except sqlite3.Error:
         logger.warning("store: a broken connection could not be closed")
 
 
 def _kind(error: Exception) -> str:
-    """What went wrong, without the statement's parameters."""
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        return f"{type(error.orig).__name__}: {error.orig}"
-    return type(error).__name__
+    """What went wrong: SQLite's own words name tables and the disk, never a value."""
+    return f"{type(error).__name__}: {error}" if isinstance(error, sqlite3.Error) else type(error).__name__

@@ -8,11 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import bindparam, func, insert, select, update
 
-from broker.adapters.store.rows import audit_row, lease_row, task_row
+from broker.adapters.store.rows import (
+    AUDIT_COLUMNS,
+    LEASE_COLUMNS,
+    TASK_COLUMNS,
+    audit_row,
+    lease_row,
+    task_row,
+)
 from broker.adapters.store.schema import audit_records, leases, task_tokens, tasks
+from broker.adapters.store.session import Session, Statement, UniqueViolationError, one_of
 from broker.domain import changes as c
 from broker.domain.audit import ChainHead
 from broker.domain.audit import append as append_to_chain
@@ -30,19 +37,20 @@ _REVOKED = LeaseState.REVOKED.value
 _VOID = LeaseState.VOID.value
 _OPEN = (_INTENDED, _LIVE, _REVOKING)
 
-# Statements are built once: building costs more than running them.
-_LIVE_TASKS = select(func.count()).where(
-    tasks.c.owner == bindparam("b_owner"), tasks.c.state.in_((_ACTIVE, _ENDING))
+_LIVE_TASKS = Statement(
+    select(func.count().label("tasks")).where(
+        tasks.c.owner == bindparam("b_owner"), one_of(tasks.c.state, (_ACTIVE, _ENDING))
+    )
 )
-_INSERT_TASK = insert(tasks)
-_TASK_STATE = select(tasks.c.state).where(tasks.c.task_id == bindparam("b_task"))
-_INSERT_TOKEN = insert(task_tokens)
-_TOUCH = (
+_INSERT_TASK = Statement(insert(tasks), columns=TASK_COLUMNS)
+_TASK_STATE = Statement(select(tasks.c.state).where(tasks.c.task_id == bindparam("b_task")))
+_INSERT_TOKEN = Statement(insert(task_tokens), columns=("accessor", "task_id", "made_at"))
+_TOUCH = Statement(
     update(tasks)
     .where(tasks.c.task_id == bindparam("b_task"), tasks.c.state == _ACTIVE)
     .values(heartbeat_due=bindparam("b_due"))
 )
-_END_TASK = (
+_END_TASK = Statement(
     update(tasks)
     .where(tasks.c.task_id == bindparam("b_task"), tasks.c.state == _ACTIVE)
     .values(
@@ -53,9 +61,9 @@ _END_TASK = (
         end_reason=bindparam("b_reason"),
     )
 )
-_END_LEASES = (
+_END_LEASES = Statement(
     update(leases)
-    .where(leases.c.task_id == bindparam("b_task"), leases.c.state.in_((_INTENDED, _LIVE)))
+    .where(leases.c.task_id == bindparam("b_task"), one_of(leases.c.state, (_INTENDED, _LIVE)))
     .values(
         state=_REVOKING,
         revoke_cause=RevokeCause.TASK_ENDED.value,
@@ -63,19 +71,23 @@ _END_LEASES = (
         next_attempt_at=bindparam("b_at"),
     )
 )
-_OPEN_LEASES = select(func.count()).where(leases.c.task_id == bindparam("b_task"), leases.c.state.in_(_OPEN))
-_FINISH_TASK = (
+_OPEN_LEASES = Statement(
+    select(func.count().label("leases")).where(
+        leases.c.task_id == bindparam("b_task"), one_of(leases.c.state, _OPEN)
+    )
+)
+_FINISH_TASK = Statement(
     update(tasks)
     .where(tasks.c.task_id == bindparam("b_task"), tasks.c.state == _ENDING)
     .values(state=_ENDED, ended_at=bindparam("b_at"))
 )
-_INSERT_LEASE = insert(leases)
-_TASK_OF_LEASE = (
+_INSERT_LEASE = Statement(insert(leases), columns=LEASE_COLUMNS)
+_TASK_OF_LEASE = Statement(
     select(tasks.c.state)
     .join(leases, leases.c.task_id == tasks.c.task_id)
     .where(leases.c.lease_id == bindparam("b_lease"))
 )
-_ISSUE = (
+_ISSUE = Statement(
     update(leases)
     .where(leases.c.lease_id == bindparam("b_lease"), leases.c.state == _INTENDED)
     .values(
@@ -86,19 +98,19 @@ _ISSUE = (
         renewable=bindparam("b_renewable"),
     )
 )
-_VOID_LEASE = (
+_VOID_LEASE = Statement(
     update(leases)
     .where(leases.c.lease_id == bindparam("b_lease"), leases.c.state == _INTENDED)
     .values(state=_VOID, revoked_at=bindparam("b_at"))
 )
-_EXTEND = (
+_EXTEND = Statement(
     update(leases)
     .where(leases.c.lease_id == bindparam("b_lease"), leases.c.state == _LIVE)
     .values(expires_at=bindparam("b_expires"))
 )
-_REVOKE = (
+_REVOKE = Statement(
     update(leases)
-    .where(leases.c.lease_id == bindparam("b_lease"), leases.c.state.in_((_INTENDED, _LIVE)))
+    .where(leases.c.lease_id == bindparam("b_lease"), one_of(leases.c.state, (_INTENDED, _LIVE)))
     .values(
         state=_REVOKING,
         revoke_cause=bindparam("b_cause"),
@@ -107,7 +119,7 @@ _REVOKE = (
         vault_lease_id=func.coalesce(bindparam("b_vault_lease"), leases.c.vault_lease_id),
     )
 )
-_FILL = (
+_FILL = Statement(
     update(leases)
     .where(
         leases.c.lease_id == bindparam("b_lease"),
@@ -116,21 +128,21 @@ _FILL = (
     )
     .values(vault_lease_id=bindparam("b_vault_lease"))
 )
-_POSTPONE = (
+_POSTPONE = Statement(
     update(leases)
     .where(leases.c.lease_id == bindparam("b_lease"), leases.c.state == _REVOKING)
     .values(attempts=leases.c.attempts + 1, next_attempt_at=bindparam("b_next"))
 )
-_CONFIRM = (
+_CONFIRM = Statement(
     update(leases)
     .where(leases.c.lease_id == bindparam("b_lease"), leases.c.state == _REVOKING)
     .values(state=_REVOKED, revoked_at=bindparam("b_at"), next_attempt_at=None)
 )
-_INSERT_AUDIT = insert(audit_records)
+_INSERT_AUDIT = Statement(insert(audit_records), columns=AUDIT_COLUMNS)
 
 
 def apply(  # noqa: C901, PLR0912 - one arm a change, each a line or two
-    connection: Connection, batch: Sequence[c.Change], head: ChainHead | None
+    session: Session, batch: Sequence[c.Change], head: ChainHead | None
 ) -> ChainHead | None:
     """Apply `batch` in order; return the audit chain's head after it.
 
@@ -141,114 +153,124 @@ def apply(  # noqa: C901, PLR0912 - one arm a change, each a line or two
         match change:
             case c.Append():
                 record = append_to_chain(head, change.event)
-                connection.execute(_INSERT_AUDIT, audit_row(record))
+                session.change(_INSERT_AUDIT, **audit_row(record))
                 head = ChainHead(sequence=record.sequence, hash=record.hash)
             case c.CreateTask():
-                _create_task(connection, change)
+                _create_task(session, change)
             case c.AddTaskToken():
-                if connection.execute(_TASK_STATE, {"b_task": change.task_id}).scalar() not in {
-                    _ACTIVE,
-                    _ENDING,
-                }:
+                if _state_of(session, change.task_id) not in {_ACTIVE, _ENDING}:
                     raise ConflictError(Conflict.TASK_NOT_ACTIVE)
-                connection.execute(
-                    _INSERT_TOKEN,
-                    {"accessor": change.accessor, "task_id": change.task_id, "made_at": change.at},
+                session.change(
+                    _INSERT_TOKEN, accessor=change.accessor, task_id=change.task_id, made_at=change.at
                 )
             case c.TouchTask():
-                parameters = {"b_task": change.task_id, "b_due": change.heartbeat_due}
-                _demand(connection.execute(_TOUCH, parameters).rowcount, Conflict.TASK_NOT_ACTIVE)
+                touched = session.change(_TOUCH, b_task=change.task_id, b_due=change.heartbeat_due)
+                _demand(touched, Conflict.TASK_NOT_ACTIVE)
             case c.EndTask():
-                _end_task(connection, change)
+                _end_task(session, change)
             case c.FinishTask():
-                task = {"b_task": change.task_id}
-                if connection.execute(_OPEN_LEASES, task).scalar():
+                if _open_leases(session, change.task_id):
                     raise ConflictError(Conflict.TASK_HOLDS_LEASES)
-                _demand(
-                    connection.execute(_FINISH_TASK, {**task, "b_at": change.at}).rowcount,
-                    Conflict.TASK_NOT_ENDING,
-                )
+                finished = session.change(_FINISH_TASK, b_task=change.task_id, b_at=change.at)
+                _demand(finished, Conflict.TASK_NOT_ENDING)
             case c.CreateLease():
-                _create_lease(connection, change)
+                _create_lease(session, change)
             case c.IssueLease():
-                if connection.execute(_TASK_OF_LEASE, {"b_lease": change.lease_id}).scalar() != _ACTIVE:
-                    raise ConflictError(Conflict.TASK_NOT_ACTIVE)
-                parameters = {
-                    "b_lease": change.lease_id,
-                    "b_vault_lease": change.vault_lease_id,
-                    "b_at": change.at,
-                    "b_expires": change.expires_at,
-                    "b_renewable": change.renewable,
-                }
-                _demand(connection.execute(_ISSUE, parameters).rowcount, Conflict.LEASE_STATE)
+                _issue_lease(session, change)
             case c.VoidLease():
-                parameters = {"b_lease": change.lease_id, "b_at": change.at}
-                _demand(connection.execute(_VOID_LEASE, parameters).rowcount, Conflict.LEASE_STATE)
+                voided = session.change(_VOID_LEASE, b_lease=change.lease_id, b_at=change.at)
+                _demand(voided, Conflict.LEASE_STATE)
             case c.ExtendLease():
-                parameters = {"b_lease": change.lease_id, "b_expires": change.expires_at}
-                _demand(connection.execute(_EXTEND, parameters).rowcount, Conflict.LEASE_STATE)
+                extended = session.change(_EXTEND, b_lease=change.lease_id, b_expires=change.expires_at)
+                _demand(extended, Conflict.LEASE_STATE)
             case c.RevokeLease():
-                _revoke_lease(connection, change)
+                _revoke_lease(session, change)
             case c.PostponeRevocation():
-                parameters = {"b_lease": change.lease_id, "b_next": change.next_attempt_at}
-                _demand(connection.execute(_POSTPONE, parameters).rowcount, Conflict.LEASE_STATE)
+                later = session.change(_POSTPONE, b_lease=change.lease_id, b_next=change.next_attempt_at)
+                _demand(later, Conflict.LEASE_STATE)
             case c.ConfirmRevoked():
-                parameters = {"b_lease": change.lease_id, "b_at": change.at}
-                _demand(connection.execute(_CONFIRM, parameters).rowcount, Conflict.LEASE_STATE)
+                confirmed = session.change(_CONFIRM, b_lease=change.lease_id, b_at=change.at)
+                _demand(confirmed, Conflict.LEASE_STATE)
             case _:
                 assert_never(change)
     return head
 
 
-def _create_task(connection: Connection, change: c.CreateTask) -> None:
-    live = connection.execute(_LIVE_TASKS, {"b_owner": str(change.task.owner)}).scalar_one()
+def _create_task(session: Session, change: c.CreateTask) -> None:
+    live = session.rows(_LIVE_TASKS, b_owner=str(change.task.owner))[0]["tasks"]
     try:
-        connection.execute(_INSERT_TASK, task_row(change.task))
-    except IntegrityError as error:
+        session.change(_INSERT_TASK, **task_row(change.task))
+    except UniqueViolationError as error:
         raise ConflictError(Conflict.TASK_KEY_TAKEN) from error
     if live >= change.max_live:
         raise ConflictError(Conflict.TASK_LIMIT)
 
 
-def _end_task(connection: Connection, change: c.EndTask) -> None:
+def _end_task(session: Session, change: c.EndTask) -> None:
     end = change.end
-    parameters = {
-        "b_task": change.task_id,
-        "b_cause": end.cause.value,
-        "b_at": end.at,
-        "b_outcome": end.outcome.value if end.outcome else None,
-        "b_reason": end.reason,
-    }
-    _demand(connection.execute(_END_TASK, parameters).rowcount, Conflict.TASK_NOT_ACTIVE)
-    connection.execute(_END_LEASES, {"b_task": change.task_id, "b_at": end.at})
+    ended = session.change(
+        _END_TASK,
+        b_task=change.task_id,
+        b_cause=end.cause.value,
+        b_at=end.at,
+        b_outcome=end.outcome.value if end.outcome else None,
+        b_reason=end.reason,
+    )
+    _demand(ended, Conflict.TASK_NOT_ACTIVE)
+    session.change(_END_LEASES, b_task=change.task_id, b_at=end.at)
 
 
-def _create_lease(connection: Connection, change: c.CreateLease) -> None:
-    task = {"b_task": change.lease.task_id}
-    if connection.execute(_TASK_STATE, task).scalar() != _ACTIVE:
+def _create_lease(session: Session, change: c.CreateLease) -> None:
+    if _state_of(session, change.lease.task_id) != _ACTIVE:
         raise ConflictError(Conflict.TASK_NOT_ACTIVE)
-    open_leases = connection.execute(_OPEN_LEASES, task).scalar_one()
+    open_leases = _open_leases(session, change.lease.task_id)
     try:
-        connection.execute(_INSERT_LEASE, lease_row(change.lease))
-    except IntegrityError as error:
+        session.change(_INSERT_LEASE, **lease_row(change.lease))
+    except UniqueViolationError as error:
         raise ConflictError(Conflict.LEASE_KEY_TAKEN) from error
     if open_leases >= change.max_live:
         raise ConflictError(Conflict.LEASE_LIMIT)
 
 
-def _revoke_lease(connection: Connection, change: c.RevokeLease) -> None:
-    parameters = {
-        "b_lease": change.lease_id,
-        "b_cause": change.cause.value,
-        "b_at": change.at,
-        "b_vault_lease": change.vault_lease_id,
-    }
-    if connection.execute(_REVOKE, parameters).rowcount:
+def _issue_lease(session: Session, change: c.IssueLease) -> None:
+    rows = session.rows(_TASK_OF_LEASE, b_lease=change.lease_id)
+    if not rows or rows[0]["state"] != _ACTIVE:
+        raise ConflictError(Conflict.TASK_NOT_ACTIVE)
+    issued = session.change(
+        _ISSUE,
+        b_lease=change.lease_id,
+        b_vault_lease=change.vault_lease_id,
+        b_at=change.at,
+        b_expires=change.expires_at,
+        b_renewable=change.renewable,
+    )
+    _demand(issued, Conflict.LEASE_STATE)
+
+
+def _revoke_lease(session: Session, change: c.RevokeLease) -> None:
+    revoking = session.change(
+        _REVOKE,
+        b_lease=change.lease_id,
+        b_cause=change.cause.value,
+        b_at=change.at,
+        b_vault_lease=change.vault_lease_id,
+    )
+    if revoking:
         return
     if change.vault_lease_id is None:
         raise ConflictError(Conflict.LEASE_STATE)
-    fill = {"b_lease": change.lease_id, "b_vault_lease": change.vault_lease_id}
-    _demand(connection.execute(_FILL, fill).rowcount, Conflict.LEASE_STATE)
+    filled = session.change(_FILL, b_lease=change.lease_id, b_vault_lease=change.vault_lease_id)
+    _demand(filled, Conflict.LEASE_STATE)
+
+
+def _state_of(session: Session, task_id: str) -> str | None:
+    rows = session.rows(_TASK_STATE, b_task=task_id)
+    return rows[0]["state"] if rows else None
+
+
+def _open_leases(session: Session, task_id: str) -> int:
+    count: int = session.rows(_OPEN_LEASES, b_task=task_id)[0]["leases"]
+    return count
 
 
 def _demand(rows: int, otherwise: Conflict) -> None:

@@ -54,7 +54,7 @@ class VaultCredentialIssuer:
                 "post", f"auth/token/create/{self._token_role}", body, correlation=task_id, timeout=timeout
             )
         except VaultCallError as error:
-            logger.error("no token for task %s: %s", task_id, error)  # noqa: TRY400
+            logger.error("no token for task %s: %s", task_id, error)
             raise CredentialBackendUnavailableError from error
         return _grant(answer)
 
@@ -74,7 +74,7 @@ class VaultCredentialIssuer:
         except VaultCallError as error:
             if error.status == _FORBIDDEN:
                 raise TokenGoneError from error
-            logger.error("no token for a lease of task %s: %s", task_id, error)  # noqa: TRY400
+            logger.error("no token for a lease of task %s: %s", task_id, error)
             raise CredentialBackendUnavailableError from error
         return _grant(answer)
 
@@ -125,7 +125,7 @@ class VaultCredentialIssuer:
         except VaultCallError as error:
             if error.status == _BAD_REQUEST and error.says("invalid lease"):
                 return
-            logger.error("lease is not revoked: %s", error)  # noqa: TRY400
+            logger.error("lease is not revoked: %s", error)
             raise CredentialBackendUnavailableError from error
         logger.error("Vault says that it revoked a lease which it still knows")
         raise CredentialBackendUnavailableError
@@ -139,7 +139,7 @@ class VaultCredentialIssuer:
         except VaultCallError as error:
             if error.refused and error.says("invalid accessor"):
                 return
-            logger.error("token is not revoked: %s", error)  # noqa: TRY400
+            logger.error("token is not revoked: %s", error)
             raise CredentialBackendUnavailableError from error
 
     async def _as_broker(

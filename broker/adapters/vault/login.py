@@ -102,7 +102,7 @@ class VaultLogin:
         try:
             jwt_svid = await self._fetch_jwt_svid(self._audience)
         except Exception as error:
-            logger.error("no JWT-SVID to log in to Vault with: %s", type(error).__name__)  # noqa: TRY400
+            logger.error("no JWT-SVID to log in to Vault with: %s", type(error).__name__)
             raise CredentialBackendUnavailableError from error
         try:
             answer = await self._connection.call(
@@ -113,7 +113,7 @@ class VaultLogin:
                 timeout=_TIMEOUT,
             )
         except VaultCallError as error:
-            logger.error("Vault log-in as role %s failed: %s", self._auth_role, error)  # noqa: TRY400
+            logger.error("Vault log-in as role %s failed: %s", self._auth_role, error)
             raise CredentialBackendUnavailableError from error
         self._take(answer)
         logger.info("logged in to Vault as role %s for %s", self._auth_role, self._ttl)

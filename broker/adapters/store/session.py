@@ -1,0 +1,106 @@
+"""Runs statements of SQLAlchemy Core on a bare database connection.
+
+Statements are written in Core against the one schema, and compiled once for the database at hand; running one then
+costs what the driver costs. (Through Core's own execution a commit took four times the CPU; docs/adr/0004.)
+What always holds: times go in and come out as microseconds, converted here and in rows.py and nowhere else.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Protocol
+
+from sqlalchemy import Column, ColumnElement, Delete, Insert, Select, Update, or_
+from sqlalchemy.dialects import sqlite
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND: Final = timedelta(microseconds=1)
+Row = Mapping[str, Any]
+
+
+class UniqueViolationError(Exception):
+    """A row with that key exists."""
+
+
+def one_of(column: Column[str], values: Iterable[str]) -> ColumnElement[bool]:
+    """`column IN values` for values that are fixed when the statement is written."""
+    return or_(*(column == value for value in values))
+
+
+class Statement:
+    """A Core statement with named parameters (`bindparam`), compiled at most once a dialect."""
+
+    def __init__(self, core: Select[Any] | Insert | Update | Delete, *, columns: Sequence[str] = ()) -> None:
+        self._core = core
+        self._columns = list(columns) or None
+        self._compiled: dict[str, tuple[str, Mapping[str, Any]]] = {}
+
+    def for_sqlite(self) -> tuple[str, Mapping[str, Any]]:
+        """SQL with `:name` parameters, and the values of those that the statement itself fixes."""
+        found = self._compiled.get("sqlite")
+        if found is None:
+            compiled = self._core.compile(
+                dialect=sqlite.dialect(paramstyle="named"),
+                column_keys=self._columns,
+            )
+            wanted = {bind.key: None for bind in compiled.binds.values() if bind.required}
+            given = compiled.construct_params(wanted)
+            fixed = {name: value for name, value in given.items() if name not in wanted}
+            found = self._compiled["sqlite"] = (str(compiled), fixed)
+        return found
+
+
+class Session(Protocol):
+    """One connection, used by one thread at a time."""
+
+    def rows(self, statement: Statement, **values: Any) -> list[Row]:  # noqa: ANN401 - column values
+        """Run a query."""
+        ...
+
+    def change(self, statement: Statement, **values: Any) -> int:  # noqa: ANN401 - column values
+        """Run an INSERT, UPDATE or DELETE; return how many rows it touched.
+
+        Raises:
+            UniqueViolationError: a unique index forbids it.
+        """
+        ...
+
+
+class SqliteSession:
+    """Implements Session on sqlite3."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        connection.row_factory = sqlite3.Row
+        self._connection = connection
+
+    def rows(self, statement: Statement, **values: Any) -> list[Row]:  # noqa: ANN401 - column values
+        """Run a query."""
+        sql, fixed = statement.for_sqlite()
+        return self._connection.execute(sql, _plain(fixed, values)).fetchall()  # type: ignore[return-value]
+
+    def change(self, statement: Statement, **values: Any) -> int:  # noqa: ANN401 - column values
+        """Run an INSERT, UPDATE or DELETE."""
+        sql, fixed = statement.for_sqlite()
+        try:
+            return self._connection.execute(sql, _plain(fixed, values)).rowcount
+        except sqlite3.IntegrityError as error:
+            if error.sqlite_errorname in {"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"}:
+                raise UniqueViolationError from error
+            raise
+
+    def script(self, sql: str) -> None:
+        """Run one fixed statement such as BEGIN."""
+        self._connection.execute(sql)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def _plain(fixed: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    plain = dict(fixed)
+    for name, value in values.items():
+        plain[name] = (value - EPOCH) // MICROSECOND if isinstance(value, datetime) else value
+    return plain
