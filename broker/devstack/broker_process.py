@@ -1,7 +1,12 @@
-"""The broker of a stack: its configuration, its catalog, its process."""
+"""The broker of a stack: its configuration, its catalog, its process.
+
+What always holds: the broker gets no Vault token, by file or environment; the catalog is the user's once they changed
+it, and until then follows the stack's port of PostgreSQL.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -61,8 +66,11 @@ class BrokerProcess:
     def write_files(self, *, postgres_port: int) -> None:
         """Write the configuration; and the sample catalog, unless there is one."""
         self.folder.mkdir(exist_ok=True, mode=0o700)
-        self.config_file.write_text(
-            f"""# Written by `tasklease dev up` at each start.
+        self.config_file.write_text(self._configuration())
+        self._write_catalog(postgres_port)
+
+    def _configuration(self) -> str:
+        return f"""# Written by `tasklease dev up` at each start.
 trust_domain: {TRUST_DOMAIN}
 listen: {self.address}
 health_listen: {self.health_address}
@@ -79,17 +87,30 @@ limits:
 log:
   format: text
 """
-        )
-        if not self.catalog.exists():
-            new = self.catalog.with_suffix(".new")
-            shutil.rmtree(new, ignore_errors=True)
-            shutil.copytree(REPOSITORY / "examples/catalog", new)
-            for file in new.iterdir():
-                text = file.read_text().replace(
-                    "# yaml-language-server: $schema=../../docs/catalog.schema.json\n", ""
-                )
-                file.write_text(text.replace("port: 5432", f"port: {postgres_port}"))
-            new.rename(self.catalog)
+
+    def _write_catalog(self, postgres_port: int) -> None:
+        sample = {
+            file.name: file.read_text()
+            .replace("# yaml-language-server: $schema=../../docs/catalog.schema.json\n", "")
+            .replace("port: 5432", f"port: {postgres_port}")
+            for file in (REPOSITORY / "examples/catalog").iterdir()
+        }
+        if self.catalog.exists() and not self._catalog_is_as_written():
+            return  # the user's now
+        new = self.catalog.with_suffix(".new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        for name, text in sample.items():
+            (new / name).write_text(text)
+        with self._state.changing() as content:
+            content["catalog"] = _digest_of(new)
+        for file in new.iterdir():  # one by one: the broker may be reading the folder
+            self.catalog.mkdir(exist_ok=True)
+            file.replace(self.catalog / file.name)
+        new.rmdir()
+
+    def _catalog_is_as_written(self) -> bool:
+        return _digest_of(self.catalog) == self._state.read().get("catalog")
 
     def apply_catalog(self) -> None:
         """Make Vault match the catalog, as `tasklease catalog apply` does."""
@@ -110,7 +131,16 @@ log:
             command += ["--crash-at", crash_at]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("VAULT_")}
         self._processes.start(
-            NAME, command, groups=[BROKER_GROUP], environment={**environment, "PYTHONUNBUFFERED": "1"}
+            NAME,
+            command,
+            groups=[BROKER_GROUP],
+            environment={
+                **environment,
+                "PYTHONUNBUFFERED": "1",
+                # From a checkout that is not installed, too.
+                "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
+            },
+            settings=[self.config_file.read_text()],
         )
 
     def healthy(self) -> bool:
@@ -121,3 +151,10 @@ log:
             except grpc.RpcError:
                 return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _digest_of(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        digest.update(f"{file.name}\0{file.read_text()}\0".encode())
+    return digest.hexdigest()

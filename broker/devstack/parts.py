@@ -62,7 +62,7 @@ VAULT: Final = Part(
     image_folder="/bin",
     build_script="vault/build.sh",
 )
-_POSTGRES: Final = ("initdb", "pg_ctl", "postgres", "psql")
+POSTGRES: Final = ("initdb", "pg_ctl", "postgres", "psql")
 _POSTGRES_MINIMUM: Final = 13
 
 
@@ -115,7 +115,7 @@ def find_postgres(say: Say) -> dict[str, Path]:
             "folder in TASKLEASE_POSTGRES_BIN"
         )
         raise PartMissingError(message)
-    return {name: found / name for name in _POSTGRES}
+    return {name: found / name for name in POSTGRES}
 
 
 def _all(part: Part, look: Callable[[str], Path | None]) -> dict[str, Path] | None:
@@ -227,7 +227,7 @@ def _postgres_folder() -> Path | None:
         folders.append(Path(on_path).resolve().parent)
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: -_number(path.parent.name))
     for folder in folders:
-        if all(os.access(folder / name, os.X_OK) for name in _POSTGRES):
+        if all(os.access(folder / name, os.X_OK) for name in POSTGRES):
             version = subprocess.run(
                 [folder / "postgres", "--version"], capture_output=True, text=True, timeout=30, check=False
             ).stdout

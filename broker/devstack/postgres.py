@@ -1,21 +1,25 @@
-"""PostgreSQL, with the sample database, on loopback."""
+"""PostgreSQL, with the sample database, on loopback.
+
+What always holds: two servers never work on one data folder; a half-made data folder is made anew; the sample
+database is there as a whole or not at all.
+"""
 
 from __future__ import annotations
 
 import os
 import pwd
 import shutil
+import signal
 import subprocess
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-
-import psycopg
-from psycopg import sql
 
 from broker.devstack.parts import REPOSITORY
 from broker.devstack.processes import Processes
 from broker.devstack.state import State
-from broker.devstack.waiting import wait_for
+from broker.devstack.waiting import NotHealthyError, wait_for
 
 NAME: Final = "postgres"
 DATABASE: Final = "orders"
@@ -25,7 +29,7 @@ _SUPERUSER: Final = "postgres"
 class Postgres:
     """One PostgreSQL server of a stack."""
 
-    def __init__(self, state: State, processes: Processes, binaries: dict[str, Path]) -> None:
+    def __init__(self, state: State, processes: Processes, binaries: Mapping[str, Path]) -> None:
         self._state = state
         self._processes = processes
         self._binaries = binaries
@@ -35,6 +39,11 @@ class Postgres:
     def port(self) -> int:
         """Where it listens on 127.0.0.1."""
         return self._state.port(NAME, in_use=self._processes.running(NAME) is not None)
+
+    @property
+    def data(self) -> Path:
+        """Its data folder."""
+        return self._state.folder_for_others("postgres")
 
     @property
     def admin_dsn(self) -> str:
@@ -47,10 +56,10 @@ class Postgres:
 
     def start(self) -> None:
         """Initialise where that was not done, start, and wait until it accepts connections."""
-        data = self._state.folder_for_others("postgres")
+        self._processes.find_lost([NAME])
         if self._processes.running(NAME) is None:
-            self._initialise(data)
-            (data / "postmaster.pid").unlink(missing_ok=True)  # of a server that was killed
+            self._end_leftovers()
+            self._initialise()
         port = self.port
         options = {
             "listen_addresses": "127.0.0.1",
@@ -64,22 +73,22 @@ class Postgres:
             [
                 self._binaries["postgres"],
                 "-D",
-                data,
+                self.data,
                 *(word for name, value in options.items() for word in ("-c", f"{name}={value}")),
             ],
+            environment={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
             user=self._user,
-            cwd=Path("/"),
         )
         wait_for(NAME, self.healthy, self._processes)
         self._fill()
 
-    def stop(self) -> None:
-        """Fast shutdown: sessions are ended, data is kept."""
-        import signal  # noqa: PLC0415 - only here
+    def healthy(self) -> bool:
+        """Whether it accepts connections and answers."""
+        result = self._psql("SELECT 1", database="postgres")
+        return result.returncode == 0
 
-        self._processes.stop(NAME, how=signal.SIGINT)
-
-    def _initialise(self, data: Path) -> None:
+    def _initialise(self) -> None:
+        data = self.data
         done = data / "tasklease-initialised"
         if done.exists():
             return
@@ -87,58 +96,99 @@ class Postgres:
             shutil.rmtree(data)  # an initdb that was interrupted
         data.mkdir(parents=True, mode=0o700)
         password = data.parent / ".postgres-password"
+        password.unlink(missing_ok=True)
         password.touch(mode=0o600)
         password.write_text(self._state.secret("postgres-superuser"))
         if self._user is not None:
             entry = pwd.getpwnam(self._user)
             os.chown(data, entry.pw_uid, entry.pw_gid)
             os.chown(password, entry.pw_uid, entry.pw_gid)
+        command: list[str | Path] = [
+            self._binaries["initdb"], "-D", data, "-U", _SUPERUSER, f"--pwfile={password}",
+            "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-instructions",
+        ]  # fmt: skip
         try:
-            subprocess.run(
-                [
-                    self._binaries["initdb"],
-                    "-D",
-                    data,
-                    "-U",
-                    _SUPERUSER,
-                    f"--pwfile={password}",
-                    "--auth=scram-sha-256",
-                    "--encoding=UTF8",
-                    "--no-locale",
-                    "--no-instructions",
-                ],
-                user=self._user,
-                cwd="/",
-                check=True,
-                capture_output=True,
+            result = subprocess.run(
+                command, user=self._user, cwd="/", check=False, capture_output=True, text=True
             )
         finally:
             password.unlink()
+        if result.returncode != 0:
+            message = f"initdb: {result.stderr.strip() or result.stdout.strip()}"
+            raise NotHealthyError(message)
         done.touch()
 
-    def healthy(self) -> bool:
-        """Whether it accepts connections."""
-        try:
-            with psycopg.connect(
-                self.dsn(_SUPERUSER, self._state.secret("postgres-superuser"), "postgres"), connect_timeout=2
-            ):
-                return True
-        except psycopg.OperationalError:
-            return False
+    def _end_leftovers(self) -> None:
+        """After a server was killed: wait for its last processes, then take away its lock file.
+
+        Ours are those whose working folder is this data folder; nobody else's can be.
+        """
+        data = self.data
+        if not data.exists():
+            return
+        end = time.monotonic() + 10
+        how = signal.SIGTERM
+        while left := _working_in(data):
+            if time.monotonic() > end:
+                how = signal.SIGKILL
+            for pid in left:
+                _end(pid, how)
+            time.sleep(0.05)
+        (data / "postmaster.pid").unlink(missing_ok=True)
 
     def _fill(self) -> None:
         """Make the sample database, unless it is there and whole."""
-        superuser = self._state.secret("postgres-superuser")
-        with psycopg.connect(self.dsn(_SUPERUSER, superuser, "postgres"), autocommit=True) as connection:
-            if connection.execute(
-                "SELECT 1 FROM pg_database WHERE datname = %s AND NOT datistemplate", [DATABASE]
-            ).fetchone():
-                with psycopg.connect(self.admin_dsn) as inside:
-                    if inside.execute("SELECT to_regclass('orders') IS NOT NULL").fetchone() == (True,):
-                        return
-            else:
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+        exists = self._query(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'", "postgres")  # noqa: S608
+        if exists and self._query("SELECT to_regclass('orders') IS NOT NULL", DATABASE) == "t":
+            return
+        if not exists:
+            self._query(f"CREATE DATABASE {DATABASE}", "postgres")
+        password = self._state.secret("postgres-vault")
         script = (REPOSITORY / "vault/database/orders.sql").read_text()
-        vault_password = sql.Literal(self._state.secret("postgres-vault")).as_string(None)
-        with psycopg.connect(self.admin_dsn) as inside:  # one transaction: all of it, or nothing
-            inside.execute(script.replace(":'vault_password'", vault_password).encode())
+        # One transaction: all of it, or nothing.
+        self._query(f"BEGIN;\n\\set vault_password {password}\n{script}\nCOMMIT;\n", DATABASE)
+
+    def _query(self, script: str, database: str) -> str:
+        result = self._psql(script, database=database)
+        if result.returncode != 0:
+            message = f"{NAME}: {result.stderr.strip()}"
+            raise NotHealthyError(message)
+        return result.stdout.strip()
+
+    def _psql(self, script: str, *, database: str) -> subprocess.CompletedProcess[str]:
+        """Run a script as the superuser. It and the password go where no other user can read them."""
+        return subprocess.run(
+            [
+                self._binaries["psql"], "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1",
+                "-h", "127.0.0.1", "-p", str(self.port), "-U", _SUPERUSER, "-d", database, "-f", "-",
+            ],
+            input=script,
+            env={
+                "PATH": os.environ.get("PATH", ""),
+                "PGPASSWORD": self._state.secret("postgres-superuser"),
+                "PGCONNECT_TIMEOUT": "5",
+            },
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )  # fmt: skip
+
+
+def _working_in(folder: Path) -> list[int]:
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                if (process / "cwd").readlink() == folder:
+                    found.append(int(process.name))
+            except OSError:  # it ended meanwhile, or is not ours to look at
+                continue
+    return found
+
+
+def _end(pid: int, how: signal.Signals) -> None:
+    try:
+        os.kill(pid, how)
+    except ProcessLookupError:
+        return

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +27,17 @@ AGENT: Final = "spire-agent"
 OIDC: Final = "oidc-discovery-provider"
 BROKER_DNS_NAME: Final = "tasklease-broker"
 _YEARS: Final = timedelta(days=3650)
+_SIGNING_ONLY: Final = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 class SpireError(Exception):
@@ -49,7 +60,7 @@ class Spire:
         self,
         state: State,
         processes: Processes,
-        binaries: dict[str, Path],
+        binaries: Mapping[str, Path],
         *,
         trust_domain: str = TRUST_DOMAIN,
     ) -> None:
@@ -74,26 +85,57 @@ class Spire:
         """Where Vault finds SPIRE's JWT signing keys."""
         return f"http://127.0.0.1:{self._port(OIDC)}/keys"
 
+    @property
+    def jwt_issuer(self) -> str:
+        """Who the broker's JWT-SVIDs say that issued them."""
+        return f"https://oidc.{self._trust_domain}"
+
     def start_server(self) -> None:
         """Start the server and wait until it is ready."""
-        (self._folder / "server").mkdir(parents=True, exist_ok=True)
+        (self._folder / "server").mkdir(parents=True, exist_ok=True, mode=0o700)
         self._make_node_certificates()
         health = self._port("spire-server-health", SERVER)
-        self._start(SERVER, [self._binaries[SERVER], "run"], "server.conf")
+        settings = {
+            "JWT_ISSUER": self.jwt_issuer,
+            "NODE_CA": str(self._folder / "node-ca.pem"),
+            "SPIRE_SERVER_ADDRESS": "127.0.0.1",
+            "SPIRE_SERVER_DATA": str(self._folder / "server"),
+            "SPIRE_SERVER_HEALTH_PORT": str(health),
+            "SPIRE_SERVER_PORT": str(self._port(SERVER)),
+            "SPIRE_SERVER_SOCKET": str(self.server_socket),
+        }
+        self._start(SERVER, [self._binaries[SERVER], "run"], "server.conf", settings)
         wait_for(SERVER, lambda: answers(f"http://127.0.0.1:{health}/ready"), self._processes)
 
     def start_agent(self) -> None:
         """Start the agent with the server's present bundle, and wait until it is ready."""
-        (self._folder / "agent").mkdir(parents=True, exist_ok=True)
+        (self._folder / "agent").mkdir(parents=True, exist_ok=True, mode=0o700)
         bundle = self._server("bundle", "show", "-format", "pem")
         (self._folder / "bundle.pem").write_text(bundle)
         health = self._port("spire-agent-health", AGENT)
-        self._start(AGENT, [self._binaries[AGENT], "run"], "agent.conf")
+        settings = {
+            "NODE_CERTIFICATE": str(self._folder / "node.pem"),
+            "NODE_KEY": str(self._state.secrets / "node-key.pem"),
+            "SPIRE_AGENT_DATA": str(self._folder / "agent"),
+            "SPIRE_AGENT_HEALTH_PORT": str(health),
+            "SPIRE_AGENT_SOCKET": str(self.agent_socket),
+            "SPIRE_BUNDLE": str(self._folder / "bundle.pem"),
+            "SPIRE_SERVER_HOST": "127.0.0.1",
+            "SPIRE_SERVER_PORT": str(self._port(SERVER)),
+        }
+        self._start(AGENT, [self._binaries[AGENT], "run"], "agent.conf", settings)
         wait_for(AGENT, lambda: answers(f"http://127.0.0.1:{health}/ready"), self._processes)
 
     def start_oidc(self) -> None:
         """Start the provider and wait until it serves keys."""
-        self._start(OIDC, [self._binaries[OIDC]], "oidc-discovery-provider.conf")
+        settings = {
+            "JWT_ISSUER": self.jwt_issuer,
+            "OIDC_ADDRESS": f"127.0.0.1:{self._port(OIDC)}",
+            "OIDC_DOMAIN": "127.0.0.1",
+            "OIDC_HEALTH_PORT": str(self._port("oidc-health", OIDC)),
+            "SPIRE_SERVER_SOCKET": str(self.server_socket),
+        }
+        self._start(OIDC, [self._binaries[OIDC]], "oidc-discovery-provider.conf", settings)
         wait_for(OIDC, lambda: answers(self.jwks_url), self._processes)
 
     def healthy(self, part: str) -> bool:
@@ -104,7 +146,10 @@ class Spire:
 
     def register_broker(self) -> Entry:
         """Make the broker's entry, or find it as it is."""
-        return self._register(
+        found = self._entries("-spiffeID", BROKER_ID, "-selector", f"unix:supplementary_gid:{BROKER_GROUP}")
+        if found:
+            return Entry(entry_id=found[0], spiffe_id=BROKER_ID, group=BROKER_GROUP)
+        return self._create(
             BROKER_ID, BROKER_GROUP, x509_ttl=timedelta(minutes=10), dns_names=[BROKER_DNS_NAME]
         )
 
@@ -113,11 +158,15 @@ class Spire:
     ) -> Entry:
         """Make an entry for one new instance: its own SPIFFE ID, and a group that it alone has."""
         spiffe_id = f"spiffe://{self._trust_domain}/agent/{agent_class}/{instance}"
-        return self._register(spiffe_id, self._state.new_group(), x509_ttl=x509_ttl)
+        group = self._state.new_group()
+        while self._entries("-selector", f"unix:supplementary_gid:{group}"):
+            group = self._state.new_group()  # numbers come again, and an old entry must not be shared
+        return self._create(spiffe_id, group, x509_ttl=x509_ttl)
 
     def wait_for_identity(self, entry: Entry, *, patience: float = 30) -> None:
         """Return when the agent serves the entry's SVID to a process of its group."""
-        command = [self._binaries[AGENT], "api", "fetch", "x509", "-silent", "-socketPath", self.agent_socket]
+        agent, socket = str(self._binaries[AGENT]), str(self.agent_socket)
+        command = [agent, "api", "fetch", "x509", "-silent", "-socketPath", socket]
         end = time.monotonic() + patience
         while time.monotonic() < end:
             if (
@@ -142,15 +191,14 @@ class Spire:
         self._server("x509", "mint", "-spiffeID", spiffe_id, "-ttl", seconds, "-write", str(folder))
         return folder / "svid.pem", folder / "key.pem", folder / "bundle.pem"
 
-    def _register(
+    def _entries(self, *arguments: str) -> list[str]:
+        shown = json.loads(self._server("entry", "show", *arguments, "-output", "json"))
+        return [str(entry["id"]) for entry in shown.get("entries", [])]
+
+    def _create(
         self, spiffe_id: str, group: int, *, x509_ttl: timedelta, dns_names: Sequence[str] = ()
     ) -> Entry:
         selector = f"unix:supplementary_gid:{group}"
-        shown = json.loads(
-            self._server("entry", "show", "-spiffeID", spiffe_id, "-selector", selector, "-output", "json")
-        )
-        if entries := shown.get("entries"):
-            return Entry(entry_id=entries[0]["id"], spiffe_id=spiffe_id, group=group)
         arguments = [
             "entry", "create", "-parentID", NODE_ID, "-spiffeID", spiffe_id, "-selector", selector,
             "-x509SVIDTTL", str(int(x509_ttl.total_seconds())), "-jwtSVIDTTL", "300", "-output", "json",
@@ -162,7 +210,7 @@ class Spire:
 
     def _server(self, *arguments: str) -> str:
         result = subprocess.run(
-            [self._binaries[SERVER], *arguments, "-socketPath", self.server_socket],
+            [str(self._binaries[SERVER]), *arguments, "-socketPath", str(self.server_socket)],
             capture_output=True,
             text=True,
             check=False,
@@ -175,34 +223,17 @@ class Spire:
     def _port(self, name: str, part: str | None = None) -> int:
         return self._state.port(name, in_use=self._processes.running(part or name) is not None)
 
-    def _start(self, name: str, command: Sequence[str | Path], configuration: str) -> None:
+    def _start(
+        self, name: str, command: Sequence[str | Path], configuration: str, settings: Mapping[str, str]
+    ) -> None:
+        file = REPOSITORY / "spire" / configuration
+        settings = {"TRUST_DOMAIN": self._trust_domain, **settings}
         self._processes.start(
             name,
-            [*command, "-config", REPOSITORY / "spire" / configuration, "-expandEnv"],
-            environment={"PATH": os.environ.get("PATH", ""), **self._environment()},
+            [*command, "-config", file, "-expandEnv"],
+            environment={"PATH": os.environ.get("PATH", ""), **settings},
+            settings=[file.read_text(), *(f"{key}={value}" for key, value in settings.items())],
         )
-
-    def _environment(self) -> dict[str, str]:
-        return {
-            "TRUST_DOMAIN": self._trust_domain,
-            "SPIRE_SERVER_ADDRESS": "127.0.0.1",
-            "SPIRE_SERVER_HOST": "127.0.0.1",
-            "SPIRE_SERVER_PORT": str(self._port(SERVER)),
-            "SPIRE_SERVER_HEALTH_PORT": str(self._port("spire-server-health", SERVER)),
-            "SPIRE_SERVER_SOCKET": str(self.server_socket),
-            "SPIRE_SERVER_DATA": str(self._folder / "server"),
-            "SPIRE_AGENT_SOCKET": str(self.agent_socket),
-            "SPIRE_AGENT_DATA": str(self._folder / "agent"),
-            "SPIRE_AGENT_HEALTH_PORT": str(self._port("spire-agent-health", AGENT)),
-            "SPIRE_BUNDLE": str(self._folder / "bundle.pem"),
-            "NODE_CA": str(self._folder / "node-ca.pem"),
-            "NODE_CERTIFICATE": str(self._folder / "node.pem"),
-            "NODE_KEY": str(self._state.secrets / "node-key.pem"),
-            "JWT_ISSUER": f"https://oidc.{self._trust_domain}",
-            "OIDC_DOMAIN": "127.0.0.1",
-            "OIDC_ADDRESS": f"127.0.0.1:{self._port(OIDC)}",
-            "OIDC_HEALTH_PORT": str(self._port("oidc-health", OIDC)),
-        }
 
     def _make_node_certificates(self) -> None:
         """The certificate by which the agent attests its node, and the authority that signed it: made once."""
@@ -216,7 +247,7 @@ class Spire:
 
 def make_node_certificate(node: str) -> tuple[str, str, str]:
     """A certificate for SPIRE's x509pop node attestation: certificate, its authority's, and the key, as PEM."""
-    now = datetime.now(UTC)  # noqa: TID251 - certificates for the node are the operating system's time
+    now = datetime.now(UTC)
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{node} authority")])
     key = ec.generate_private_key(ec.SECP256R1())
@@ -241,9 +272,7 @@ def make_node_certificate(node: str) -> tuple[str, str, str]:
     certificate = (
         builder(name, key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(
-            x509.KeyUsage(True, False, False, False, False, False, False, False, False), critical=True
-        )
+        .add_extension(_SIGNING_ONLY, critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .sign(authority_key, hashes.SHA256())
     )

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from broker.devstack import parts, postgres, spire, vault
 from broker.devstack import broker_process as broker
-from broker.devstack.parts import Say
+from broker.devstack import parts, postgres, spire, vault
+from broker.devstack.parts import REPOSITORY, Say
 from broker.devstack.processes import Processes
 from broker.devstack.state import State, default_state_folder
-from broker.devstack.waiting import answers
+from broker.devstack.waiting import NotHealthyError, answers
 
 PARTS: Final = (
     postgres.NAME,
@@ -46,6 +47,25 @@ class PartStatus:
     healthy: bool
 
 
+class _Lazily(Mapping[str, Path]):
+    """Binaries that are looked for when one is needed: stopping and looking at a stack needs none."""
+
+    def __init__(self, find: Callable[[], dict[str, Path]]) -> None:
+        self._find = find
+        self._found: dict[str, Path] | None = None
+
+    def __getitem__(self, name: str) -> Path:
+        if self._found is None:
+            self._found = self._find()
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found or {})
+
+    def __len__(self) -> int:
+        return len(self._found or {})
+
+
 class DevStack:
     """See the module."""
 
@@ -53,29 +73,27 @@ class DevStack:
         self.state = State(folder or default_state_folder())
         self._say = say
         self._processes = Processes(self.state.run)
-        self._found: tuple[dict[str, Path], dict[str, Path], dict[str, Path]] | None = None
+        self._postgres = _Lazily(lambda: parts.find_postgres(say))
+        self._spire = _Lazily(lambda: parts.find(parts.SPIRE, say))
+        self._vault = _Lazily(lambda: parts.find(parts.VAULT, say))
 
     def up(self, *, with_broker: bool = True) -> None:
         """Bring everything up that is not up, and wait until it is healthy.
 
         Raises:
             StackError: not on this machine.
+            StateError: not in this folder.
             PartMissingError: a binary cannot be had.
             NotHealthyError: a part does not come up.
         """
-        if os.geteuid() != 0:
-            message = (
-                "the stack gives every agent instance a group of its own, which takes root: run it with sudo, or "
-                "use docker compose"
-            )
-            raise StackError(message)
-        self._find()
+        _check_machine()
+        self.find_parts()
         with self.state.locked():
             self.state.make()
             with ThreadPoolExecutor() as pool:
-                database = pool.submit(self._timed, "postgres", self.postgres.start)
-                keys = pool.submit(self._timed, "spire-server", self._start_spire)
-                secrets = pool.submit(self._timed, "vault", self.vault.start)
+                database = pool.submit(self._bring_up, postgres.NAME)
+                keys = pool.submit(self._start_spire)
+                secrets = pool.submit(self._bring_up, vault.NAME)
                 for work in (database, keys, secrets):
                     work.result()
             self.vault.configure(jwks_url=self.spire.jwks_url, postgres_port=self.postgres.port)
@@ -83,26 +101,41 @@ class DevStack:
             self.broker.write_files(postgres_port=self.postgres.port)
             self.broker.apply_catalog()
             if with_broker:
-                self._timed("broker", self.broker.start)
+                self._bring_up(broker.NAME)
+
+    def find_parts(self) -> dict[str, Path]:
+        """Where the binaries are, getting first those that are missing.
+
+        Raises:
+            PartMissingError: one cannot be had.
+        """
+        return {
+            **{name: self._postgres[name] for name in parts.POSTGRES},
+            **{name: self._spire[name] for name in parts.SPIRE.binaries},
+            **{name: self._vault[name] for name in parts.VAULT.binaries},
+        }
 
     def down(self, *, purge: bool = False) -> None:
         """Stop everything; with `purge`, delete the state as well."""
         if not self.state.folder.exists():
             return
+        if any(self.state.folder.iterdir()) and not (self.state.folder / "lock").exists():
+            message = f"{self.state.folder} is not the state folder of a stack"
+            raise StackError(message)
         with self.state.locked():
+            self._processes.find_lost(PARTS)
             for name in reversed(PARTS):
                 if self._processes.running(name) is not None:
                     self._say(f"stopping {name}")
                 self.stop_part(name)
-        if purge:
-            shutil.rmtree(self.state.folder, ignore_errors=True)
-            shutil.rmtree(self.state.aside, ignore_errors=True)
+            if purge:
+                shutil.rmtree(self.state.aside, ignore_errors=True)
+                shutil.rmtree(self.state.folder)
 
     def status(self) -> list[PartStatus]:
         """How each part is. Looks only; starts nothing."""
         if not self.state.exists:
             return [PartStatus(name=name, pid=None, address="", healthy=False) for name in PARTS]
-        self._find()
         found = []
         for name in PARTS:
             process = self._processes.running(name)
@@ -126,10 +159,9 @@ class DevStack:
 
     def stop_part(self, name: str) -> None:
         """Stop one part in its own orderly way."""
-        if name == postgres.NAME and self._processes.running(name) is not None:
-            self.postgres.stop()
-        else:
-            self._processes.stop(name, patience=20)
+        # PostgreSQL waits for its clients on SIGTERM; on SIGINT it ends their sessions.
+        how = signal.SIGINT if name == postgres.NAME else signal.SIGTERM
+        self._processes.stop(name, how=how, patience=20)
 
     def kill_part(self, name: str) -> None:
         """SIGKILL one part."""
@@ -146,17 +178,17 @@ class DevStack:
     @property
     def postgres(self) -> postgres.Postgres:
         """PostgreSQL."""
-        return postgres.Postgres(self.state, self._processes, self._find()[0])
+        return postgres.Postgres(self.state, self._processes, self._postgres)
 
     @property
     def spire(self) -> spire.Spire:
         """SPIRE."""
-        return spire.Spire(self.state, self._processes, self._find()[1])
+        return spire.Spire(self.state, self._processes, self._spire)
 
     @property
     def vault(self) -> vault.Vault:
         """Vault."""
-        return vault.Vault(self.state, self._processes, self._find()[2]["vault"])
+        return vault.Vault(self.state, self._processes, self._vault)
 
     @property
     def broker(self) -> broker.BrokerProcess:
@@ -170,26 +202,27 @@ class DevStack:
             "TASKLEASE_BROKER": self.broker.address,
         }
 
-    def _find(self) -> tuple[dict[str, Path], dict[str, Path], dict[str, Path]]:
-        if self._found is None:
-            self._found = (
-                parts.find_postgres(self._say),
-                parts.find(parts.SPIRE, self._say),
-                parts.find(parts.VAULT, self._say),
-            )
-        return self._found
-
     def _start_spire(self) -> None:
-        self.spire.start_server()
-        self.spire.start_agent()
-        self.spire.start_oidc()
+        for name in (spire.SERVER, spire.AGENT, spire.OIDC):
+            self._bring_up(name)
 
-    def _timed(self, name: str, start: Callable[[], None]) -> None:
-        already = self._processes.running(name) is not None
+    def _bring_up(self, name: str) -> None:
+        """Start a part that is not up; one that runs but does not answer is started anew."""
         began = time.monotonic()
-        start()
-        what = "is up already" if already else f"is up after {time.monotonic() - began:.1f} s"
-        self._say(f"{name} {what}")
+        process = self._processes.running(name)
+        if process is not None and not self._probe(name)[1]:
+            self._say(f"{name} runs but is not healthy: starting it anew")
+            self.stop_part(name)
+        try:
+            self.start_part(name)
+        except NotHealthyError as error:
+            if not error.gone:
+                raise
+            # It ended by itself: perhaps somebody took its port meanwhile. The second try takes a free one.
+            self._say(f"{name} stopped by itself: starting it once more")
+            self.start_part(name)
+        same = process is not None and self._processes.running(name) == process
+        self._say(f"{name} is up already" if same else f"{name} is up after {time.monotonic() - began:.1f} s")
 
     def _probe(self, name: str) -> tuple[str, bool]:
         if name == postgres.NAME:
@@ -200,3 +233,18 @@ class DevStack:
             return self.broker.address, self.broker.healthy()
         socket = {spire.SERVER: self.spire.server_socket, spire.AGENT: self.spire.agent_socket}.get(name)
         return f"unix://{socket}" if socket else self.spire.jwks_url, self.spire.healthy(name)
+
+
+def _check_machine() -> None:
+    if os.geteuid() != 0:
+        message = (
+            "the stack gives every agent instance a group of its own, which takes root: run it with sudo, or "
+            "use docker compose"
+        )
+        raise StackError(message)
+    if not all((REPOSITORY / name).is_dir() for name in ("spire", "vault", "examples")):
+        message = (
+            "the configuration of SPIRE and Vault (the folders spire/ and vault/) comes with a checkout of the "
+            "repository, not with the installed package: run this in a checkout (pip install -e .)"
+        )
+        raise StackError(message)

@@ -21,7 +21,15 @@ NODE_ID: Final = f"spiffe://{TRUST_DOMAIN}/spire/agent/x509pop/{NODE}"
 BROKER_GROUP: Final = 60990
 FIRST_INSTANCE_GROUP: Final = 61000
 LAST_INSTANCE_GROUP: Final = 64999
-_LONGEST_SOCKET_PATH: Final = 100
+_LONGEST_SOCKET_PATH: Final = 100  # the kernel's limit is 107; SPIRE and gRPC add a little while they bind
+# Below the range from which the kernel takes ports for outgoing connections, so that none of those is ever in the
+# way, and above what usual services have.
+_PORTS: Final = range(20_000, 32_000)
+_ASIDE: Final = Path("/var/lib/tasklease/aside")
+
+
+class StateError(Exception):
+    """The state folder cannot be used; the message says why."""
 
 
 def default_state_folder() -> Path:
@@ -38,7 +46,7 @@ class State:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         digest = hashlib.sha256(str(self.folder).encode()).hexdigest()[:10]
-        self._aside = Path("/var/tmp") / f"tasklease-{digest}"  # noqa: S108 - made 0755 and owned by us
+        self._aside = _ASIDE / digest
 
     @property
     def exists(self) -> bool:
@@ -57,17 +65,21 @@ class State:
 
     def make(self) -> None:
         """Make the folders."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-        self.run.mkdir(exist_ok=True)
-        self.secrets.mkdir(exist_ok=True, mode=0o700)
+        _make_folder(self.folder, 0o755)
+        _make_folder(self.run, 0o755)
+        _make_folder(self.secrets, 0o700)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One `up` or `down` at a time."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        while True:
+            _make_folder(self.folder, 0o755)
+            with (self.folder / "lock").open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not _is_still(lock.fileno(), self.folder / "lock"):
+                    continue  # `down --purge` had it, and deleted it
+                yield
+                return
 
     def read(self) -> dict[str, Any]:
         """All that is remembered."""
@@ -77,21 +89,30 @@ class State:
             return {}
         return content if isinstance(content, dict) else {}
 
-    def remember(self, **values: Any) -> None:  # noqa: ANN401 - JSON
-        """Merge `values` into what is remembered; whole or not at all."""
-        content = {**self.read(), **values}
-        new = self._file.with_suffix(".new")
-        new.write_text(json.dumps(content, indent=2, sort_keys=True))
-        new.replace(self._file)
+    @contextmanager
+    def changing(self) -> Iterator[dict[str, Any]]:
+        """What is remembered, to be changed in the block: by one at a time, and whole or not at all."""
+        with (self.folder / "state.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            content = self.read()
+            before = json.dumps(content, indent=2, sort_keys=True)
+            yield content
+            after = json.dumps(content, indent=2, sort_keys=True)
+            if after != before or not self._file.exists():
+                new = self._file.with_suffix(".new")
+                new.write_text(after)
+                new.replace(self._file)
 
     def port(self, name: str, *, in_use: bool) -> int:
         """The port of that name: the remembered one unless somebody else has it now, else a free one."""
-        ports = self.read().get("ports", {})
-        port = ports.get(name)
-        if isinstance(port, int) and (in_use or _is_free(port)):
-            return port
-        port = _free_port(set(ports.values()))
-        self.remember(ports={**ports, name: port})
+        remembered = self.read().get("ports", {}).get(name)
+        if in_use and isinstance(remembered, int):
+            return remembered
+        with self.changing() as content:
+            ports = content.setdefault("ports", {})
+            port = ports.get(name)
+            if not isinstance(port, int) or not is_free(port):
+                port = ports[name] = _free_port(set(ports.values()))
         return port
 
     def secret(self, name: str) -> str:
@@ -104,38 +125,41 @@ class State:
     def keep_secret(self, name: str, value: str) -> Path:
         """Write a secret to a file that only its owner reads."""
         path = self.secrets / name
-        new = path.with_suffix(".new")
+        new = path.with_name(f"{name}.new")
         descriptor = os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(value)
+            file.flush()
+            os.fsync(descriptor)
         new.replace(path)
         return path
 
     def socket(self, name: str) -> Path:
-        """A path for a unix socket, short enough for the kernel."""
+        """A path for a unix socket, short enough for the kernel and reachable by other users."""
         path = self.run / name
-        if len(str(path)) > _LONGEST_SOCKET_PATH:
-            self._aside.mkdir(exist_ok=True, mode=0o755)
+        if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH or self._is_private:
+            _make_folder(self._aside, 0o755)
             path = self._aside / name
         return path
 
     def folder_for_others(self, name: str) -> Path:
         """A folder that another user can reach, even when the state folder is below somebody's private home."""
-        path = self.folder / name
-        private = any(not parent.stat().st_mode & stat.S_IXOTH for parent in path.parents if parent.exists())
-        if private:
-            self._aside.mkdir(exist_ok=True, mode=0o755)
-            path = self._aside / name
-        return path
+        if not self._is_private:
+            return self.folder / name
+        _make_folder(self._aside, 0o755)
+        return self._aside / name
 
     def new_group(self) -> int:
-        """A group number that no instance of this stack had before."""
-        with (self.folder / "groups.lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            group = int(self.read().get("next_group", FIRST_INSTANCE_GROUP))
-            following = group + 1 if group < LAST_INSTANCE_GROUP else FIRST_INSTANCE_GROUP
-            self.remember(next_group=following)
+        """The next group number for an instance; after the last one, the first again."""
+        with self.changing() as content:
+            group = int(content.get("next_group", FIRST_INSTANCE_GROUP))
+            content["next_group"] = group + 1 if group < LAST_INSTANCE_GROUP else FIRST_INSTANCE_GROUP
         return group
+
+    @property
+    def _is_private(self) -> bool:
+        folders = (self.folder, *self.folder.parents)
+        return any(not folder.stat().st_mode & stat.S_IXOTH for folder in folders if folder.exists())
 
     @property
     def aside(self) -> Path:
@@ -147,7 +171,8 @@ class State:
         return self.folder / "state.json"
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether nobody listens there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -158,9 +183,31 @@ def _is_free(port: int) -> bool:
 
 
 def _free_port(not_these: set[int]) -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port not in not_these:
+    for _attempt in range(1000):
+        port = secrets.choice(_PORTS)
+        if port not in not_these and is_free(port):
             return port
+    message = f"there is no free port between {_PORTS.start} and {_PORTS.stop} on 127.0.0.1"
+    raise StateError(message)
+
+
+def _make_folder(folder: Path, mode: int) -> None:
+    """Make a folder with exactly that mode, whatever the umask; one that is there stays as it is."""
+    for missing in reversed([folder, *folder.parents]):
+        try:
+            missing.mkdir()
+        except FileExistsError:
+            continue
+        missing.chmod(mode if missing == folder else 0o755)
+    if not folder.is_dir():
+        message = f"{folder} is not a folder"
+        raise StateError(message)
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    mine = os.fstat(descriptor)
+    return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)

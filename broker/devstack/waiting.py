@@ -14,6 +14,11 @@ from broker.devstack.processes import Processes
 class NotHealthyError(Exception):
     """A part did not become healthy; the message ends with the last lines of its log."""
 
+    def __init__(self, message: str, *, gone: bool = False) -> None:
+        super().__init__(message)
+        self.gone = gone
+        """Whether its process ended by itself."""
+
 
 def wait_for(
     name: str, healthy: Callable[[], bool], processes: Processes | None = None, *, patience: float = 60
@@ -31,7 +36,7 @@ def wait_for(
             what = "stopped by itself" if gone else f"is not healthy after {patience:.0f} s"
             tail = _tail(processes.log_file(name)) if processes is not None else ""
             message = f"{name} {what}{tail}"
-            raise NotHealthyError(message)
+            raise NotHealthyError(message, gone=gone)
         time.sleep(pause)
         pause = min(pause * 1.5, 0.25)
 
