@@ -1,4 +1,22 @@
-ALTER ROLE "{{name}}" NOLOGIN;
+-- Run by Vault as one script, inside a transaction that Vault opened. May be run again after it was cut off.
+--
+-- NOLOGIN is committed before sessions are ended: else a client that reconnects in between keeps its new session.
+DO $$ BEGIN
+  IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{{name}}') THEN
+    ALTER ROLE "{{name}}" NOLOGIN;
+  END IF;
+END $$;
+COMMIT;
+BEGIN;
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}';
-DROP OWNED BY "{{name}}";
-DROP ROLE "{{name}}";
+DO $$ BEGIN
+  IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{{name}}') THEN
+    DROP OWNED BY "{{name}}";
+    DROP ROLE "{{name}}";
+  END IF;
+END $$;
+COMMIT;
+BEGIN;
+-- A session that was just starting was not to be seen above. Its role is gone now: it can do nothing, and ends.
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND usesysid IS NOT NULL AND usename IS NULL;
