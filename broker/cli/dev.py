@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from broker.cli.output import err, fail, out, say
+from broker.cli.output import fail, out, say
 from broker.devstack import parts as devparts
-from broker.devstack.spire import SpireError
+from broker.devstack.instances import InstanceError
+from broker.devstack.spire import AGENT, SERVER, SpireError
 from broker.devstack.stack import PARTS, DevStack, StackError
+from broker.devstack.state import StateError
 from broker.devstack.waiting import NotHealthyError
 
 app = typer.Typer(help="Run SPIRE, Vault, PostgreSQL and a broker on loopback.", no_args_is_help=True)
@@ -39,7 +37,14 @@ StateOption = Annotated[
 def _expected() -> Iterator[None]:
     try:
         yield
-    except (StackError, NotHealthyError, SpireError, devparts.PartMissingError) as error:
+    except (
+        InstanceError,
+        NotHealthyError,
+        SpireError,
+        StackError,
+        StateError,
+        devparts.PartMissingError,
+    ) as error:
         fail(str(error))
 
 
@@ -96,7 +101,8 @@ def down(
     purge: Annotated[bool, typer.Option("--purge", help="Delete the state as well.")] = False,
 ) -> None:
     """Stop everything that `up` started."""
-    DevStack(state, say=say).down(purge=purge)
+    with _expected():
+        DevStack(state, say=say).down(purge=purge)
     say("all stopped" + (", state deleted" if purge else ""))
 
 
@@ -104,11 +110,7 @@ def down(
 def parts_() -> None:
     """Find or get the binaries, and say where they are."""
     with _expected():
-        found = {
-            **devparts.find_postgres(say),
-            **devparts.find(devparts.SPIRE, say),
-            **devparts.find(devparts.VAULT, say),
-        }
+        found = DevStack(say=say).find_parts()
     for name, path in found.items():
         out.print(f"{name}: {path}")
 
@@ -126,19 +128,13 @@ def agent(
         fail(f"there is no command {words[0]!r}" if words else "give a command, after --", code=2)
     with _expected():
         stack = DevStack(state)
-        if not stack.state.exists:
-            fail("there is no stack: tasklease dev up")
-        instance = name or f"dev-{secrets.token_hex(4)}"
-        entry = stack.spire.register_instance(agent_class, instance, x509_ttl=timedelta(minutes=10))
-        try:
-            stack.spire.wait_for_identity(entry)
-            err.print(f"[dim]instance {entry.spiffe_id}[/]")
-            process = subprocess.Popen(
-                words, extra_groups=[entry.group], env={**os.environ, **stack.agent_environment()}
-            )
-            for how in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(how, lambda number, _frame: process.send_signal(number))
-            code = process.wait()
-        finally:
-            stack.spire.deregister(entry)
-    raise typer.Exit(code if code >= 0 else 128 - code)
+        if not stack.is_running(SERVER) or not stack.is_running(AGENT):
+            fail("SPIRE is not running: tasklease dev up")
+        code = stack.instances.run(
+            agent_class,
+            words,
+            instance=name,
+            environment={**os.environ, **stack.agent_environment()},
+            started=lambda entry: say(f"instance {entry.spiffe_id}"),
+        )
+    raise typer.Exit(code)

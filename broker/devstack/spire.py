@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -153,22 +153,28 @@ class Spire:
             BROKER_ID, BROKER_GROUP, x509_ttl=timedelta(minutes=10), dns_names=[BROKER_DNS_NAME]
         )
 
+    def instance_id(self, agent_class: str, instance: str) -> str:
+        """The SPIFFE ID of an instance."""
+        return f"spiffe://{self._trust_domain}/agent/{agent_class}/{instance}"
+
     def register_instance(
         self, agent_class: str, instance: str, *, x509_ttl: timedelta = timedelta(minutes=10)
     ) -> Entry:
         """Make an entry for one new instance: its own SPIFFE ID, and a group that it alone has."""
-        spiffe_id = f"spiffe://{self._trust_domain}/agent/{agent_class}/{instance}"
+        spiffe_id = self.instance_id(agent_class, instance)
         group = self._state.new_group()
         while self._entries("-selector", f"unix:supplementary_gid:{group}"):
             group = self._state.new_group()  # numbers come again, and an old entry must not be shared
         return self._create(spiffe_id, group, x509_ttl=x509_ttl)
 
-    def wait_for_identity(self, entry: Entry, *, patience: float = 30) -> None:
-        """Return when the agent serves the entry's SVID to a process of its group."""
+    def wait_for_identity(
+        self, entry: Entry, *, patience: float = 30, given_up: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Return when the agent serves the entry's SVID to a process of its group, or when it is `given_up`."""
         agent, socket = str(self._binaries[AGENT]), str(self.agent_socket)
         command = [agent, "api", "fetch", "x509", "-silent", "-socketPath", socket]
         end = time.monotonic() + patience
-        while time.monotonic() < end:
+        while time.monotonic() < end and not given_up():
             if (
                 subprocess.run(
                     command, extra_groups=[entry.group], capture_output=True, check=False
@@ -177,12 +183,18 @@ class Spire:
             ):
                 return
             time.sleep(0.1)
+        if given_up():
+            return
         message = f"SPIRE does not serve {entry.spiffe_id} after {patience:.0f} s"
         raise SpireError(message)
 
     def deregister(self, entry: Entry) -> None:
         """Delete the entry; what SPIRE issued under it stays valid until it expires."""
-        self._server("entry", "delete", "-entryID", entry.entry_id)
+        self.delete(entry.entry_id)
+
+    def delete(self, entry_id: str) -> None:
+        """Delete the entry of that id."""
+        self._server("entry", "delete", "-entryID", entry_id)
 
     def mint(self, spiffe_id: str, *, ttl: timedelta, folder: Path) -> tuple[Path, Path, Path]:
         """Have the server sign an SVID without attestation, for tests: paths of SVID, key and bundle (PEM)."""
@@ -214,6 +226,7 @@ class Spire:
             capture_output=True,
             text=True,
             check=False,
+            start_new_session=True,  # a Ctrl-C at the terminal must not stop it halfway
         )
         if result.returncode != 0:
             message = f"spire-server {arguments[0]} {arguments[1]}: {result.stderr.strip() or result.stdout.strip()}"

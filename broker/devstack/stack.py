@@ -18,6 +18,7 @@ from typing import Final
 
 from broker.devstack import broker_process as broker
 from broker.devstack import parts, postgres, spire, vault
+from broker.devstack.instances import Instances
 from broker.devstack.parts import REPOSITORY, Say
 from broker.devstack.processes import Processes
 from broker.devstack.state import State, default_state_folder
@@ -98,6 +99,7 @@ class DevStack:
                     work.result()
             self.vault.configure(jwks_url=self.spire.jwks_url, postgres_port=self.postgres.port)
             self.spire.register_broker()
+            self.instances.end_lost()
             self.broker.write_files(postgres_port=self.postgres.port)
             self.broker.apply_catalog()
             if with_broker:
@@ -194,6 +196,11 @@ class DevStack:
     def broker(self) -> broker.BrokerProcess:
         """The broker."""
         return broker.BrokerProcess(self.state, self._processes, self.spire, self.vault)
+
+    @property
+    def instances(self) -> Instances:
+        """Commands that run as agent instances."""
+        return Instances(self.state, self.spire)
 
     def agent_environment(self) -> dict[str, str]:
         """What an agent's process needs to find SPIRE and the broker."""
