@@ -1,0 +1,47 @@
+"""What holds for every test: its marker is its folder, unit tests reach no network, CI skips nothing.
+
+`pytest-socket` stops Python's own sockets; gRPC's are native, so a unit test must not start a gRPC server either.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+TESTS: Final = Path(__file__).parent
+ROOMS: Final = ("unit", "contract", "integration", "threats")
+NOTHING_SKIPPED: Final = os.environ.get("TASKLEASE_CI") == "1"
+_skipped: Final[list[str]] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        room = item.path.relative_to(TESTS).parts[0]
+        if room in ROOMS:
+            item.add_marker(room)
+        if room == "unit":
+            item.add_marker("disable_socket")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _skipped.append(report.nodeid)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.skipped:
+        _skipped.append(report.nodeid)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if NOTHING_SKIPPED and _skipped:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if NOTHING_SKIPPED and _skipped:
+        terminalreporter.write_line(f"in CI nothing may be skipped, but {len(_skipped)} were", red=True)

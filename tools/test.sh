@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Gets the real parts and the container images, says what could not be had, and runs the whole suite.
+# With TASKLEASE_CI=1 nothing may be missing and nothing may be skipped.
+#
+#   tools/test.sh [PYTEST ARGUMENT...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+trap 'tools/docker.sh down' EXIT
+
+missing=()
+selection=()
+echo "test: the real parts"
+if ! .venv/bin/tasklease dev parts </dev/null; then
+  missing+=("the real parts (SPIRE, Vault, PostgreSQL): tests/integration and tests that need them")
+  selection=(-m "not integration and not containers")
+fi
+if [ ${#missing[@]} -eq 0 ]; then
+  echo "test: Docker and the local images"
+  if ! { tools/docker.sh up && docker/build-local-images.sh </dev/null; }; then
+    missing+=("Docker or the local images: tests marked containers")
+    selection=(-m "not containers")
+  fi
+fi
+
+if [ ${#missing[@]} -gt 0 ]; then
+  printf 'test: NOT TO BE HAD: %s\n' "${missing[@]}" >&2
+  if [ "${TASKLEASE_CI:-}" = 1 ]; then
+    echo "test: in CI nothing may be missing" >&2
+    exit 1
+  fi
+fi
+code=0
+.venv/bin/python -m pytest "${selection[@]}" "$@" </dev/null || code=$?
+if [ ${#missing[@]} -gt 0 ]; then
+  printf 'test: NOT RUN, for want of %s\n' "${missing[@]}" >&2
+fi
+exit $code
