@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from broker.cli.output import fail, out, say
+from broker.cli.output import err, fail, out, say
 from broker.devstack import parts as devparts
 from broker.devstack.instances import InstanceError
 from broker.devstack.spire import AGENT, SERVER, SpireError
@@ -57,7 +57,8 @@ def up(
     with _expected():
         stack = DevStack(state, say=say)
         began = time.monotonic()
-        stack.up(with_broker=not without_broker)
+        with err.status("bringing the stack up"):  # moves on a terminal, says nothing elsewhere
+            stack.up(with_broker=not without_broker)
         say(f"all up after {time.monotonic() - began:.1f} s; state in {stack.state.folder}")
         for name, value in stack.agent_environment().items():
             out.print(f"export {name}={value}")
@@ -92,7 +93,7 @@ def logs(
     files = [file for file in DevStack(state).log_files([part] if part else PARTS) if file.exists()]
     if not files:
         fail("there are no logs yet: tasklease dev up")
-    os.execvp("tail", ["tail", f"-n{lines}", *(["-F"] if follow else []), *map(str, files)])  # noqa: S606, S607
+    os.execvp("tail", ["tail", f"-n{lines}", *(["-F"] if follow else []), *map(str, files)])
 
 
 @app.command()

@@ -126,7 +126,7 @@ class Instances:
         try:
             self._spire.deregister(entry)
         except SpireError as error:
-            print(f"the entry of {entry.spiffe_id} is left for the next start: {error}", file=sys.stderr)  # noqa: T201
+            print(f"the entry of {entry.spiffe_id} is left for the next start: {error}", file=sys.stderr)
             return
         self._record(entry).unlink(missing_ok=True)
 

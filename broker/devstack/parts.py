@@ -4,8 +4,8 @@ Order, for each part: its environment variable; the PATH; the project's cache; a
 docker-compose.yml, when a daemon answers and has it or can pull it; a pinned build from source. PostgreSQL comes
 from Debian's packages when it is missing and this is root.
 
-What always holds: two processes never build at once; a half-made binary is never found; what could not be had is
-said with what to do about it.
+What always holds: two processes never build at once; a half-made binary is never found; a version that does not fit
+is never used; what could not be had is said with what to do about it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import os
 import re
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 Say = Callable[[str], None]
 """Receives one line of progress at a time."""
@@ -80,10 +82,14 @@ def find(part: Part, say: Say) -> dict[str, Path]:
     Raises:
         PartMissingError: they cannot be had.
     """
-    found = _all(part, _from_environment) or _all(part, _from_path)
-    if found:
-        _check_version(part, found[part.binaries[0]])
+    if found := _all(part, _from_environment):
+        if wrong := _misfit(part, found):
+            raise PartMissingError(wrong)
         return found
+    if found := _all(part, _from_path):
+        if not (wrong := _misfit(part, found)):
+            return found
+        say(f"{part.name}: what is on the PATH is not used: {wrong}")
     folder = cache_folder() / "bin" / f"{part.name}-{part.version}"
     with _locked(folder):
         if cached := _in_folder(part, folder):
@@ -144,16 +150,26 @@ def _in_folder(part: Part, folder: Path) -> dict[str, Path] | None:
     return _all(part, lambda name: folder / name if os.access(folder / name, os.X_OK) else None)
 
 
-def _check_version(part: Part, binary: Path) -> None:
-    arguments = ["version"] if part.name == "vault" else ["--version"]
-    result = subprocess.run(  # noqa: PLW1510 - an exit code other than 0 still says its version
-        [binary, *arguments], capture_output=True, text=True, timeout=30
-    )
-    seen = re.search(r"(\d+)\.(\d+)\.\d+", result.stdout + result.stderr)
-    if seen is None or (int(seen[1]), int(seen[2])) < part.minimum:
-        wanted = ".".join(map(str, part.minimum))
-        message = f"{binary} is {seen[0] if seen else 'of an unknown version'}; {part.name} {wanted} or newer is needed"
-        raise PartMissingError(message)
+def _misfit(part: Part, found: dict[str, Path]) -> str:
+    """Why these binaries cannot be used; nothing when they can."""
+    wanted = ".".join(map(str, part.minimum))
+    for binary in found.values():
+        said = _says(binary, ["version"] if part is VAULT else ["--version"])
+        # Only the product's own answer: another program of that name must not pass by a number that it prints.
+        seen = re.search(r"(?:^|Vault v|OpenBao v)(\d+)\.(\d+)\.\d+", said)
+        if seen is None:
+            return f"{binary} does not say a version of {part.name}"
+        if (int(seen[1]), int(seen[2])) < part.minimum:
+            return f"{binary} is version {seen[1]}.{seen[2]}; {part.name} {wanted} or newer is needed"
+    return ""
+
+
+def _says(binary: Path, arguments: list[str]) -> str:
+    try:
+        result = subprocess.run([binary, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return (result.stdout + result.stderr).strip()
 
 
 def _from_image(part: Part, folder: Path, say: Say) -> bool:
@@ -174,11 +190,9 @@ def _from_image(part: Part, folder: Path, say: Say) -> bool:
             if _docker("cp", f"{container}:{part.image_folder}/{binary}", str(new)) is None:
                 return False
             new.chmod(0o755)
-            # An image's binary may need libraries that this machine does not have.
-            if (
-                subprocess.run([new, "--help"], capture_output=True, timeout=30, check=False).returncode
-                == 127
-            ):
+            # An image's binary may need libraries that this machine does not have, or another processor.
+            if wrong := _misfit(part, {binary: new}):
+                say(f"{part.name}: {image} is not used: {wrong}")
                 new.unlink()
                 return False
             new.rename(folder / binary)
@@ -207,18 +221,66 @@ def _build(part: Part, folder: Path, say: Say) -> None:
         )
         raise PartMissingError(message)
     say(f"{part.name}: building {part.version} from source, once; it is kept in {folder}")
-    with subprocess.Popen(
-        [script, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        last: list[str] = []
+    last: list[str] = []
+    with (
+        _Ticker(part.name, say) as ticker,
+        subprocess.Popen(
+            [script, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+    ):
         for line in process.stdout or ():
             text = line.rstrip()
             last = [*last[-20:], text]
-            if not text.startswith("go: downloading"):
-                say(f"{part.name}: {text}")
+            ticker.heard(text)
     if process.returncode != 0:
         message = f"{part.name}: {part.build_script} failed ({process.returncode}):\n" + "\n".join(last)
         raise PartMissingError(message)
+
+
+class _Ticker:
+    """Says every few seconds how far a build is, also while the compiler is silent."""
+
+    _EVERY: Final = 10.0
+
+    def __init__(self, name: str, say: Say) -> None:
+        self._name = name
+        self._say = say
+        self._began = time.monotonic()
+        self._total = ""
+        self._downloads = 0
+        self._compiled = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def heard(self, line: str) -> None:
+        """Take one line of the build's output."""
+        if line.startswith("go: "):
+            self._downloads += 1
+        elif line.startswith("packages: "):
+            self._total = line.removeprefix("packages: ").strip()
+        elif re.fullmatch(r"[\w.~-]+(/[\w.~-]+)*", line):
+            self._compiled += 1
+        else:
+            self._say(f"{self._name}: {line}")
+
+    def _run(self) -> None:
+        while not self._done.wait(self._EVERY):
+            minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+            if self._compiled:
+                what = f"compiled {self._compiled} of {self._total or 'many'} packages"
+            elif self._total:
+                what = f"compiling {self._total} packages, most of them known already"
+            else:
+                what = f"fetched {self._downloads} modules"
+            self._say(f"{self._name}: {what} ({minutes}:{seconds:02})")
 
 
 def _postgres_folder() -> Path | None:

@@ -138,7 +138,7 @@ class Postgres:
 
     def _fill(self) -> None:
         """Make the sample database, unless it is there and whole."""
-        exists = self._query(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'", "postgres")  # noqa: S608
+        exists = self._query(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'", "postgres")
         if exists and self._query("SELECT to_regclass('orders') IS NOT NULL", DATABASE) == "t":
             return
         if not exists:

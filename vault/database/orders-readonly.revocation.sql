@@ -19,4 +19,4 @@ COMMIT;
 BEGIN;
 -- A session that was just starting was not to be seen above. Its role is gone now: it can do nothing, and ends.
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE backend_type = 'client backend' AND usesysid IS NOT NULL AND usename IS NULL;
+WHERE usesysid IS NOT NULL AND usename IS NULL;
