@@ -128,7 +128,7 @@ def agent(
     if not words or shutil.which(words[0]) is None:
         fail(f"there is no command {words[0]!r}" if words else "give a command, after --", code=2)
     with _expected():
-        stack = DevStack(state)
+        stack = DevStack(state, say=say)
         if not stack.is_running(SERVER) or not stack.is_running(AGENT):
             fail("SPIRE is not running: tasklease dev up")
         code = stack.instances.run(

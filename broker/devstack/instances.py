@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from broker.devstack.parts import Say
 from broker.devstack.processes import start_time
 from broker.devstack.spire import Entry, Spire, SpireError
 from broker.devstack.state import State
@@ -33,7 +34,8 @@ class InstanceError(Exception):
 class Instances:
     """The instances that commands of this machine run."""
 
-    def __init__(self, state: State, spire: Spire) -> None:
+    def __init__(self, state: State, spire: Spire, say: Say) -> None:
+        self._say = say
         self._state = state
         self._spire = spire
         self._folder = state.folder / "instances"
@@ -126,7 +128,7 @@ class Instances:
         try:
             self._spire.deregister(entry)
         except SpireError as error:
-            print(f"the entry of {entry.spiffe_id} is left for the next start: {error}", file=sys.stderr)
+            self._say(f"the entry of {entry.spiffe_id} is left for the next start: {error}")
             return
         self._record(entry).unlink(missing_ok=True)
 

@@ -138,7 +138,8 @@ class Postgres:
 
     def _fill(self) -> None:
         """Make the sample database, unless it is there and whole."""
-        exists = self._query(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'", "postgres")
+        names = self._query("SELECT datname FROM pg_database", "postgres").splitlines()
+        exists = DATABASE in names
         if exists and self._query("SELECT to_regclass('orders') IS NOT NULL", DATABASE) == "t":
             return
         if not exists:

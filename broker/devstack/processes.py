@@ -58,7 +58,7 @@ class Processes:
         stat = _stat(pid)
         return Running(name=name, pid=pid) if stat is not None and stat.started == started else None
 
-    def start(
+    def start(  # noqa: PLR0913 - what a process is made of
         self,
         name: str,
         command: Sequence[str | Path],

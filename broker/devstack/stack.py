@@ -200,7 +200,7 @@ class DevStack:
     @property
     def instances(self) -> Instances:
         """Commands that run as agent instances."""
-        return Instances(self.state, self.spire)
+        return Instances(self.state, self.spire, self._say)
 
     def agent_environment(self) -> dict[str, str]:
         """What an agent's process needs to find SPIRE and the broker."""
