@@ -2,13 +2,32 @@
 # Sees to it that a Docker daemon answers, and stops it again if it was started here.
 #
 #   tools/docker.sh up      0: a daemon answers; 1: none could be had, and why
-#   tools/docker.sh down    stops only what `up` started
+#   tools/docker.sh down    stops only what `up` started for the same caller (the process that runs this script),
+#                           so that two callers on one machine never stop each other's daemon
 set -euo pipefail
 cd "$(dirname "$0")/.."
 state=.tasklease/docker
-pid_file=$state/dockerd.pid
+pid_file=$state/dockerd.$PPID.pid
 
 ours() { [ -s "$pid_file" ] && [ "$(cat "/proc/$(cat "$pid_file")/comm" 2>/dev/null)" = dockerd ]; }
+
+stop() {
+  if ours; then
+    local pid
+    pid=$(cat "$pid_file")
+    echo "docker: stopping the daemon that was started here"
+    kill "$pid"
+    for _ in $(seq 60); do
+      [ -d "/proc/$pid" ] || break
+      sleep 0.5
+    done
+    if [ -d "/proc/$pid" ]; then
+      echo "docker: the daemon (pid $pid) did not stop within 30 s" >&2
+      return 1
+    fi
+  fi
+  rm -f "$pid_file"
+}
 
 case ${1:?usage: tools/docker.sh up|down} in
   up)
@@ -39,24 +58,9 @@ case ${1:?usage: tools/docker.sh up|down} in
     done
     echo "docker: the daemon does not answer; its last lines:" >&2
     tail -5 "$state/dockerd.log" >&2 || true
-    "$0" down
+    stop || true
     exit 1
     ;;
-  down)
-    if ours; then
-      pid=$(cat "$pid_file")
-      echo "docker: stopping the daemon that was started here"
-      kill "$pid"
-      for _ in $(seq 60); do
-        [ -d "/proc/$pid" ] || break
-        sleep 0.5
-      done
-      if [ -d "/proc/$pid" ]; then
-        echo "docker: the daemon (pid $pid) did not stop within 30 s" >&2
-        exit 1
-      fi
-    fi
-    rm -f "$pid_file"
-    ;;
+  down) stop ;;
   *) echo "usage: tools/docker.sh up|down" >&2; exit 2 ;;
 esac
