@@ -93,7 +93,7 @@ def logs(
     files = [file for file in DevStack(state).log_files([part] if part else PARTS) if file.exists()]
     if not files:
         fail("there are no logs yet: tasklease dev up")
-    os.execvp("tail", ["tail", f"-n{lines}", *(["-F"] if follow else []), *map(str, files)])  # noqa: S606, S607
+    os.execvp("tail", ["tail", f"-n{lines}", *(["-F"] if follow else []), *map(str, files)])  # noqa: S606, S607  # noqa: S606, S607
 
 
 @app.command()
