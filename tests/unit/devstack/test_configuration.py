@@ -49,7 +49,8 @@ def test_revocation_takes_the_login_away_for_good_before_it_ends_sessions() -> N
 def test_every_part_gets_just_what_its_configuration_asks_for(
     part: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = State(tmp_path)
+    monkeypatch.setattr("broker.devstack.state._ASIDE", tmp_path / "aside")
+    state = State(tmp_path / "dev")
     state.make()
     given: dict[str, set[str]] = {}
 
