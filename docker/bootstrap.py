@@ -4,6 +4,7 @@ Run as one of `prepare`, `register`, `vault`. What always holds: a second run ch
 are made here, kept in volumes, readable by their one user, and never in a command line or a log.
 """
 
+# ruff: noqa: INP001, S603, T201 - a program, not a package; it runs spire-server alone
 from __future__ import annotations
 
 import json
@@ -85,7 +86,9 @@ def prepare() -> None:
     )
     for file in (HERE / "catalog").iterdir():
         if not (CATALOG / file.name).exists():  # the user's, once it is there
-            keep(CATALOG / file.name, file.read_text().replace("host: 127.0.0.1", "host: postgres"), mode=0o644)
+            keep(
+                CATALOG / file.name, file.read_text().replace("host: 127.0.0.1", "host: postgres"), mode=0o644
+            )
 
 
 def register() -> None:
@@ -109,7 +112,9 @@ def spire(*arguments: str) -> str:
     command = ["/opt/spire/bin/spire-server", *arguments, "-socketPath", SERVER_SOCKET]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        sys.exit(f"spire-server {arguments[0]} {arguments[1]}: {result.stderr.strip() or result.stdout.strip()}")
+        sys.exit(
+            f"spire-server {arguments[0]} {arguments[1]}: {result.stderr.strip() or result.stdout.strip()}"
+        )
     return result.stdout
 
 

@@ -1,5 +1,6 @@
 """An agent in a container: its label is its identity, and its credential lives as long as its task."""
 
+# ruff: noqa: INP001, T201 - a program, not a package; what it prints is what it is for
 from __future__ import annotations
 
 import asyncio
@@ -16,7 +17,9 @@ async def main() -> None:
     """Do the task; then see PostgreSQL refuse the credential."""
     async with Broker.connect() as broker:
         print(f"i am {broker.spiffe_id}", flush=True)
-        async with broker.task("reconcile-invoices", intent="Reconcile the orders of a day") as task:
+        async with broker.task(
+            "reconcile-invoices", intent="Reconcile the orders of a day", roles=["orders-readonly"]
+        ) as task:
             credential = await task.acquire("orders-readonly")
             dsn = credential.dsn("orders")
             with psycopg.connect(dsn) as connection:
@@ -31,7 +34,7 @@ async def main() -> None:
                 raise
             print("refused after completion", flush=True)
             return
-        time.sleep(0.05)
+        await asyncio.sleep(0.05)
     message = "PostgreSQL still accepts the credential of a task that has ended"
     raise SystemExit(message)
 
