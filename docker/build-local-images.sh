@@ -59,7 +59,7 @@ debian() { # NAME PACKAGES: a minimal Debian with these packages, in the cache
   if [ ! -s "$tar" ]; then
     install_packages mmdebstrap mmdebstrap >&2
     say "installing Debian bookworm with $2 (about a minute)" >&2
-    mmdebstrap --quiet --variant=minbase --include="$2" bookworm "$tar.new" >&2
+    mmdebstrap --quiet --format=tar --variant=minbase --include="$2" bookworm "$tar.new" >&2
     mv "$tar.new" "$tar"
   fi
   echo "$tar"
