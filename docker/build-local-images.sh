@@ -135,7 +135,7 @@ own() { # IMAGE DOCKERFILE BASE PATH...: built when the paths, the Dockerfile or
   build -t "$image" --label "tasklease.sources=$key" -f "$file" "$context"
 }
 
-tools/docker.sh up
+tools/docker.sh up 9>&- # a daemon that starts here must not keep the lock
 if ! docker compose version >/dev/null 2>&1; then install_packages docker-compose docker-compose; fi
 for image in \
   ghcr.io/spiffe/spire-server:1.13.3 ghcr.io/spiffe/spire-agent:1.13.3 ghcr.io/spiffe/oidc-discovery-provider:1.13.3 \
