@@ -1,10 +1,8 @@
 """The way to the broker: an mTLS channel that follows the agent's SVID, and calls over it.
 
-Who answers: Python's gRPC compares DNS names and cannot show the server's certificate. So the roots are those of
-the agent's own trust domain alone, the name compared is `tasklease-broker`, which SPIRE puts into the broker's
-SVIDs and nobody else's; and before each new channel a TLS handshake of our own reads the certificate at that
-address and compares its SPIFFE ID. What this leaves open: the handshake is another connection than the channel's,
-so against somebody who can switch between the two, the DNS name alone stands.
+What always holds: each new channel is opened only after `check_broker` has seen the broker at the address; a channel
+that is replaced (a newer SVID, a broken connection) stays open until its calls are done; every call has a deadline.
+Left to others: what is called (`session`, `task`), where the SVID comes from (`identity`).
 """
 
 from __future__ import annotations
@@ -13,34 +11,83 @@ import asyncio
 import contextlib
 import logging
 import random
-import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from enum import Enum, auto
+from typing import Final, TypeVar
 
 import grpc
 
-from broker.api.v1 import credentials_pb2_grpc, tasks_pb2_grpc
+from broker.api.v1 import credentials_pb2, credentials_pb2_grpc, tasks_pb2, tasks_pb2_grpc
 from broker.client.errors import BrokerError, NotConnected, Unavailable, from_rpc
 from broker.client.identity import Identity, Svid
+from broker.client.server_identity import DNS_NAME, NOT_THE_BROKER, check_broker
 
 logger = logging.getLogger(__name__)
 
-DNS_NAME: Final = "tasklease-broker"
-_OLD_CHANNEL_GRACE: Final = 5.0
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
+_CHECK_TIMEOUT: Final = 5.0
+_CLOSE_GRACE: Final = 1.0
+_SVID_PAUSE: Final = 1.0
+_REPEATED: Final = frozenset({"RATE_LIMITED", "OVERLOADED", "SVID_EXPIRED"})
+"""Refusals that waiting helps against, besides everything UNAVAILABLE."""
+_ANOTHER_CHANNEL: Final = frozenset({"SHUTTING_DOWN", "SVID_EXPIRED"})
+
+_OPTIONS: Final = (
+    ("grpc.ssl_target_name_override", DNS_NAME),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.enable_retries", 0),  # we repeat calls ourselves, and know which
+)
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+Unary = grpc.aio.UnaryUnaryMultiCallable
+Stream = grpc.aio.UnaryStreamMultiCallable
 
 
-class Stubs:
-    """The broker's services on one channel."""
+class Line:
+    """One channel, made with one version of the SVID, and the broker's calls on it."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, version: int) -> None:
         self.channel = channel
-        self.tasks = tasks_pb2_grpc.TaskServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
-        self.credentials = credentials_pb2_grpc.CredentialServiceStub(channel)  # type: ignore[no-untyped-call]
+        self.version = version
+        self.users = 0
+        self.retired = asyncio.Event()
+        # The generated classes carry no types: they are given here, once.
+        tasks = tasks_pb2_grpc.TaskServiceStub(channel)  # type: ignore[no-untyped-call]
+        credentials = credentials_pb2_grpc.CredentialServiceStub(channel)  # type: ignore[no-untyped-call]
+        self.declare: Unary[tasks_pb2.DeclareTaskRequest, tasks_pb2.DeclareTaskResponse] = tasks.DeclareTask
+        self.get: Unary[tasks_pb2.GetTaskRequest, tasks_pb2.GetTaskResponse] = tasks.GetTask
+        self.list: Unary[tasks_pb2.ListTasksRequest, tasks_pb2.ListTasksResponse] = tasks.ListTasks
+        self.heartbeat: Unary[tasks_pb2.HeartbeatRequest, tasks_pb2.HeartbeatResponse] = tasks.Heartbeat
+        self.attach: Stream[tasks_pb2.AttachTaskRequest, tasks_pb2.AttachTaskResponse] = tasks.AttachTask
+        self.complete: Unary[tasks_pb2.CompleteTaskRequest, tasks_pb2.CompleteTaskResponse] = (
+            tasks.CompleteTask
+        )
+        self.acquire: Unary[
+            credentials_pb2.AcquireCredentialRequest, credentials_pb2.AcquireCredentialResponse
+        ] = credentials.AcquireCredential
+        self.renew: Unary[credentials_pb2.RenewCredentialRequest, credentials_pb2.RenewCredentialResponse] = (
+            credentials.RenewCredential
+        )
+        self.release: Unary[
+            credentials_pb2.ReleaseCredentialRequest, credentials_pb2.ReleaseCredentialResponse
+        ] = credentials.ReleaseCredential
+
+
+class StreamEnd(Enum):
+    """Why following a stream came to an end without an error."""
+
+    OVER = auto()
+    """The broker ended it."""
+    MOVED = auto()
+    """Its channel was replaced by one with a newer SVID: follow again, at once."""
+    SILENT = auto()
+    """Nothing came for too long."""
 
 
 class Connection:
@@ -50,142 +97,215 @@ class Connection:
         self._address = address
         self._identity = identity
         self._broker_id = broker_id
-        self._stubs: Stubs | None = None
-        self._version = -1
+        self._line: Line | None = None
         self._lock = asyncio.Lock()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._work: set[asyncio.Task[None]] = set()
+        self._closed = False
 
-    async def stubs(self) -> Stubs:
-        """The services, over a channel for the newest SVID.
+    async def open(self, patience: timedelta) -> None:
+        """Find the broker, and follow the SVID from here on.
 
         Raises:
-            NotConnected: nobody answers, or not the broker.
+            NotConnected: nobody answers for as long as `patience`, or it is not the broker.
         """
-        if self._stubs is not None and self._version == self._identity.version:
-            return self._stubs
-        async with self._lock:
-            version = self._identity.version
-            if self._stubs is None or self._version != version:
-                svid = self._identity.svid()
-                await self._check_broker(svid)
-                old, self._stubs = self._stubs, Stubs(self._open(svid))
-                self._version = version
-                if old is not None:
-                    work = asyncio.create_task(old.channel.close(_OLD_CHANNEL_GRACE))
-                    self._closing.add(work)
-                    work.add_done_callback(self._closing.discard)
-            return self._stubs
+
+        async def nothing(_line: Line, _left: float) -> None:
+            return None
+
+        await self._repeat(nothing, patience)
+        self._start(self._follow_svid())
 
     async def call(
         self,
-        method: Callable[[Stubs], grpc.aio.UnaryUnaryMultiCallable[Request, Response]],
+        method: Callable[[Line], Unary[Request, Response]],
         request: Request,
         *,
-        timeout: timedelta,
+        within: timedelta,
     ) -> Response:
-        """Make one call; `Unavailable` is tried again, with backoff, until `timeout`. Only for calls that may be
-        repeated: every call of the wire may, by its idempotency key or by its nature.
+        """Make one call. What waiting helps against is tried again, with backoff, until `within` has passed: every
+        call of the wire may be repeated, by its idempotency key or by its nature.
 
         Raises:
             BrokerError: what the broker answered, or that it could not be reached.
         """
+
+        async def once(line: Line, left: float) -> Response:
+            try:
+                return await method(line)(request, timeout=left)
+            except grpc.aio.AioRpcError as error:
+                raise self._failure(line, error) from None
+
+        return await self._repeat(once, within)
+
+    async def follow(
+        self,
+        method: Callable[[Line], Stream[Request, Response]],
+        request: Request,
+        take: Callable[[Response], None],
+        *,
+        silence: timedelta,
+    ) -> StreamEnd:
+        """Open a stream and hand over its messages, until it ends in one of the ways of `StreamEnd`.
+
+        Raises:
+            BrokerError: it ended with an error.
+        """
+        line = self._line or await self._newest()
+        line.users += 1
+        call = method(line)(request)
+        retired = asyncio.ensure_future(line.retired.wait())
+        read: asyncio.Future[Response | object] | None = None
+        try:
+            while True:
+                read = asyncio.ensure_future(call.read())
+                await asyncio.wait(
+                    {read, retired}, timeout=silence.total_seconds(), return_when=asyncio.FIRST_COMPLETED
+                )
+                if not read.done():
+                    return StreamEnd.MOVED if retired.done() else StreamEnd.SILENT
+                message = read.result()
+                if message is grpc.aio.EOF:
+                    return StreamEnd.OVER
+                take(message)  # type: ignore[arg-type]  # a Response: the one other thing was EOF
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(line, error) from None
+        finally:
+            retired.cancel()
+            call.cancel()
+            if read is not None and not read.done():
+                read.cancel()
+                await asyncio.gather(read, return_exceptions=True)
+            self._leave(line)
+
+    async def close(self) -> None:
+        """Close every channel."""
+        self._closed = True
+        line, self._line = self._line, None
+        for work in list(self._work):
+            work.cancel()
+        await asyncio.gather(*self._work, return_exceptions=True)
+        if line is not None:
+            await line.channel.close(_CLOSE_GRACE)
+
+    async def _repeat(
+        self, once: Callable[[Line, float], Awaitable[Response]], within: timedelta
+    ) -> Response:
         loop = asyncio.get_running_loop()
-        end = loop.time() + timeout.total_seconds()
+        end = loop.time() + within.total_seconds()
         pause = _FIRST_PAUSE
         while True:
-            left = max(end - loop.time(), 0.05)
             try:
-                stubs = await self.stubs()
-                return await method(stubs)(request, timeout=left)
-            except grpc.aio.AioRpcError as error:
-                failure = from_rpc(error)
-            except NotConnected as error:
+                line = await self._line_before(end)
+                line.users += 1
+                try:
+                    return await once(line, max(end - loop.time(), 0.001))
+                finally:
+                    self._leave(line)
+            except BrokerError as error:
                 failure = error
             if not _worth_repeating(failure):
                 raise failure
             wait = max(pause * random.uniform(0.5, 1.0), _seconds(failure.retry_after))  # noqa: S311 - jitter
             if loop.time() + wait >= end:
                 raise failure
+            logger.debug("trying again in %.2f s: %s", wait, failure)
             await asyncio.sleep(wait)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def stream(
-        self,
-        method: Callable[[Stubs], grpc.aio.UnaryStreamMultiCallable[Request, Response]],
-        request: Request,
-    ) -> AsyncIterator[Response]:
-        """Open a stream and pass its messages on.
-
-        Raises:
-            BrokerError: it ended with an error.
-        """
-        stubs = await self.stubs()
-        call = method(stubs)(request)
+    async def _line_before(self, end: float) -> Line:
+        """The line in use, of whatever SVID: `_follow_svid` replaces it. A new one where there is none."""
+        if self._line is not None:
+            return self._line
         try:
-            async for response in call:
-                yield response
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from None
-        finally:
-            call.cancel()
-
-    async def close(self) -> None:
-        """Close the channel."""
-        if self._stubs is not None:
-            await self._stubs.channel.close(1.0)
-        for work in list(self._closing):
-            work.cancel()
-        self._identity.close()
-
-    def _open(self, svid: Svid) -> grpc.aio.Channel:
-        credentials = grpc.ssl_channel_credentials(svid.authorities, svid.key, svid.chain)
-        options: list[tuple[str, Any]] = [
-            ("grpc.ssl_target_name_override", DNS_NAME),
-            ("grpc.keepalive_time_ms", 20_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.use_local_subchannel_pool", 1),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 2_000),
-        ]
-        return grpc.aio.secure_channel(self._address, credentials, options=options)
-
-    async def _check_broker(self, svid: Svid) -> None:
-        """Read the certificate at the address, and compare its SPIFFE ID (see the module)."""
-        expected = self._broker_id or f"spiffe://{svid.trust_domain}/tasklease/broker"
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = (
-            ssl.TLSVersion.TLSv1_3
-        )  # the server speaks first, before it asks for our SVID
-        context.load_verify_locations(cadata=svid.authorities.decode())
-        context.set_alpn_protocols(["h2"])
-        host, _, port = self._address.rpartition(":")
-        try:
-            async with asyncio.timeout(5):
-                _reader, writer = await asyncio.open_connection(
-                    host.strip("[]"), int(port), ssl=context, server_hostname=DNS_NAME
-                )
-        except ssl.SSLCertVerificationError as error:
-            message = f"what answers at {self._address} is not a broker of {svid.trust_domain}: {error.verify_message}"
-            raise NotConnected(message, reason="NOT_THE_BROKER") from None
-        except (OSError, TimeoutError, ValueError) as error:
-            message = f"nobody answers at {self._address} ({type(error).__name__})"
+            async with asyncio.timeout_at(end):
+                return await self._newest()
+        except TimeoutError:
+            message = f"nobody answers at {self._address}"
             raise NotConnected(message) from None
-        certificate = writer.get_extra_info("peercert") or {}
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-        names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
-        if names != [expected]:
-            message = f"what answers at {self._address} is {', '.join(names) or 'nobody'}, not {expected}"
-            raise NotConnected(message, reason="NOT_THE_BROKER")
+
+    async def _newest(self) -> Line:
+        """A line with the newest SVID, opened if there is none."""
+        if self._closed:
+            message = "the connection to the broker is closed: its block was left"
+            raise NotConnected(message, reason=NOT_THE_BROKER)
+        async with self._lock:
+            version = self._identity.version
+            old = self._line
+            if old is not None and old.version == version:
+                return old
+            svid = self._identity.svid()
+            expected = self._broker_id or f"spiffe://{svid.trust_domain}/tasklease/broker"
+            try:
+                async with asyncio.timeout(_CHECK_TIMEOUT):
+                    await check_broker(self._address, svid, expected)
+            except TimeoutError:
+                message = f"nobody answers at {self._address}"
+                raise NotConnected(message) from None
+            line = self._line = Line(_channel(self._address, svid), version)
+            if old is not None:
+                self._retire(old)
+            return line
+
+    async def _follow_svid(self) -> None:
+        """Open a new line as soon as there is a new SVID, rather than with the next call."""
+        while True:
+            line = self._line
+            version = line.version if line is not None else self._identity.version
+            await self._identity.changed(version)
+            try:
+                await self._newest()
+            except BrokerError as error:
+                logger.info("no channel with the new SVID yet: %s", error)
+                await asyncio.sleep(_SVID_PAUSE)
+
+    def _failure(self, line: Line, error: grpc.aio.AioRpcError) -> BrokerError:
+        failure = from_rpc(error)
+        if isinstance(failure, Unavailable) and not failure.reason:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                return Unavailable(f"the broker at {self._address} did not answer in time")
+            # No answer of the broker but a broken connection: the next one is checked anew.
+            self._retire(line)
+            return Unavailable(f"the connection to the broker at {self._address} broke: {failure}")
+        if failure.reason in _ANOTHER_CHANNEL:
+            self._retire(line)
+        return failure
+
+    def _retire(self, line: Line) -> None:
+        if self._line is line:
+            self._line = None
+        if not line.retired.is_set():
+            line.retired.set()
+            self._close_unused(line)
+
+    def _leave(self, line: Line) -> None:
+        line.users -= 1
+        self._close_unused(line)
+
+    def _close_unused(self, line: Line) -> None:
+        if line.retired.is_set() and line.users == 0 and not self._closed:
+            self._start(line.channel.close(_CLOSE_GRACE))
+
+    def _start(self, coroutine: Awaitable[None]) -> None:
+        async def run() -> None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await coroutine
+
+        work = asyncio.create_task(run())
+        self._work.add(work)
+        work.add_done_callback(self._work.discard)
+
+
+def _channel(address: str, svid: Svid) -> grpc.aio.Channel:
+    credentials = grpc.ssl_channel_credentials(svid.authorities, svid.key, svid.chain)
+    return grpc.aio.secure_channel(address, credentials, options=list(_OPTIONS))
 
 
 def _worth_repeating(error: BrokerError) -> bool:
     if isinstance(error, NotConnected):
-        return error.reason != "NOT_THE_BROKER"
+        return error.reason != NOT_THE_BROKER
     if isinstance(error, Unavailable):
         return error.reason != "CALL_DEADLINE_EXCEEDED"
-    return error.reason in {"RATE_LIMITED", "OVERLOADED", "SVID_EXPIRED"}
+    return error.reason in _REPEATED
 
 
 def _seconds(duration: timedelta | None) -> float:

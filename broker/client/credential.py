@@ -1,12 +1,22 @@
-"""A credential in an agent's hands."""
+"""A credential in an agent's hands.
+
+What always holds: its secret fields show themselves only to `reveal`, and to `dsn` and `as_env`, which are named
+for it; no repr, str, format, log, copy or pickle holds them.
+"""
 
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Final, NoReturn, Self
+
+from broker.api.v1 import credentials_pb2
+
+_NOT_IN_A_NAME: Final = re.compile(r"[^A-Z0-9]+")
+_GONE: Final = frozenset({credentials_pb2.LEASE_STATE_REVOKED, credentials_pb2.LEASE_STATE_VOID})
 
 
 class Secret:
@@ -41,34 +51,23 @@ class Secret:
         raise TypeError(message)
 
 
-class Credential(Mapping[str, Secret]):
-    """One lease-bound credential: a mapping of its fields, each a `Secret`.
+class LeasedCredential(Mapping[str, Secret]):
+    """What `Credential` and `SyncCredential` have in common: a mapping of the credential's fields to secrets.
 
-    It is an async context manager that gives itself back. `expires_at` moves on as the broker renews the lease;
-    `revoked` says that the backend no longer accepts it.
+    `expires_at` moves on as the broker renews the lease; `revoked` says that the backend no longer accepts it.
     """
 
-    def __init__(  # noqa: PLR0913 - what the broker says of it
-        self,
-        *,
-        lease_id: str,
-        role: str,
-        secret: Mapping[str, str],
-        host: str,
-        port: int,
-        scheme: str,
-        expires_at: datetime,
-        release: Callable[[str], Awaitable[None]],
-    ) -> None:
-        self.lease_id = lease_id
-        self.role = role
-        self.host = host
-        self.port = port
-        self.scheme = scheme
-        self.expires_at = expires_at
+    def __init__(self, answer: credentials_pb2.AcquireCredentialResponse) -> None:
+        self.lease_id = answer.lease.lease_id
+        self.role = answer.lease.role
+        self.host = answer.destination.host
+        """Where it is meant to be used, as the catalog says; `port` and `scheme` as well."""
+        self.port = int(answer.destination.port)
+        self.scheme = answer.destination.scheme
+        self.expires_at = answer.lease.expires_at.ToDatetime(tzinfo=UTC)
+        """When the backend lets go of it, unless the broker renews it before."""
         self.revoked = False
-        self._secret = {name: Secret(value) for name, value in secret.items()}
-        self._release = release
+        self._secret = {name: Secret(value) for name, value in answer.secret.items()}
 
     def __getitem__(self, field: str) -> Secret:
         return self._secret[field]
@@ -79,11 +78,28 @@ class Credential(Mapping[str, Secret]):
     def __len__(self) -> int:
         return len(self._secret)
 
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
     def __repr__(self) -> str:
-        return f"Credential(role={self.role!r}, lease_id={self.lease_id!r}, fields={sorted(self._secret)})"
+        return (
+            f"{type(self).__name__}(role={self.role!r}, lease_id={self.lease_id!r}, "
+            f"fields={sorted(self._secret)}, revoked={self.revoked})"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        message = "a credential cannot be pickled or copied"
+        raise TypeError(message)
 
     def dsn(self, database: str = "") -> str:
-        """A PostgreSQL connection string. It holds the password: hand it to the driver and to nothing else."""
+        """A PostgreSQL connection string. It holds the password: hand it to the driver and to nothing else.
+
+        Raises:
+            ValueError: it is no credential of PostgreSQL.
+        """
+        if not self._is_postgresql():
+            message = f"{self.role} is no credential of PostgreSQL: it has no DSN"
+            raise ValueError(message)
         words = {
             "host": self.host,
             "port": str(self.port),
@@ -93,21 +109,45 @@ class Credential(Mapping[str, Secret]):
         }
         return " ".join(f"{name}={_quoted(value)}" for name, value in words.items())
 
-    def environment(self) -> dict[str, str]:
-        """The credential as environment variables: libpq's names for PostgreSQL, else TASKLEASE_<ROLE>_<FIELD>."""
-        if self.scheme == "postgresql" and {"username", "password"} <= self._secret.keys():
+    def as_env(self, prefix: str = "") -> dict[str, str]:
+        """The credential as environment variables.
+
+        Without a prefix: PGHOST, PGPORT, PGUSER and PGPASSWORD for PostgreSQL, TASKLEASE_<ROLE>_<FIELD> for anything
+        else. With one: <PREFIX>_HOST, <PREFIX>_PORT and <PREFIX>_<FIELD>.
+        """
+        if not prefix and self._is_postgresql():
             return {
                 "PGHOST": self.host,
                 "PGPORT": str(self.port),
                 "PGUSER": self._secret["username"].reveal(),
                 "PGPASSWORD": self._secret["password"].reveal(),
             }
-        prefix = "TASKLEASE_" + self.role.upper().replace("-", "_")
-        named = {
-            f"{prefix}_{name.upper().replace('-', '_')}": value.reveal()
-            for name, value in self._secret.items()
-        }
-        return {**named, f"{prefix}_HOST": self.host, f"{prefix}_PORT": str(self.port)}
+        prefix = prefix.rstrip("_") if prefix else variable_name("TASKLEASE", self.role)
+        named = {variable_name(prefix, name): value.reveal() for name, value in self._secret.items()}
+        where = {"HOST": self.host, "PORT": str(self.port)} if self.host else {}
+        return {**{f"{prefix}_{name}": value for name, value in where.items()}, **named}
+
+    def _is_postgresql(self) -> bool:
+        return self.scheme == "postgresql" and {"username", "password"} <= self._secret.keys()
+
+    def _heard(self, lease: credentials_pb2.Lease) -> None:
+        """Take over what the broker says of the lease."""
+        if lease.HasField("expires_at"):
+            self.expires_at = lease.expires_at.ToDatetime(tzinfo=UTC)
+        if lease.state in _GONE:
+            self.revoked = True
+
+
+class Credential(LeasedCredential):
+    """One lease-bound credential; as an async context manager it gives itself back."""
+
+    def __init__(
+        self,
+        answer: credentials_pb2.AcquireCredentialResponse,
+        release: Callable[[Credential], Awaitable[None]],
+    ) -> None:
+        super().__init__(answer)
+        self._release = release
 
     async def release(self) -> None:
         """Give it back before the task ends; returns when the backend refuses it. Twice is harmless.
@@ -115,7 +155,7 @@ class Credential(Mapping[str, Secret]):
         Raises:
             BrokerError: the broker cannot be reached; the task's end takes it back all the same.
         """
-        await self._release(self.lease_id)
+        await self._release(self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -127,6 +167,11 @@ class Credential(Mapping[str, Secret]):
         trace: TracebackType | None,
     ) -> None:
         await self.release()
+
+
+def variable_name(*words: str) -> str:
+    """The words as the name of an environment variable."""
+    return "_".join(_NOT_IN_A_NAME.sub("_", word.upper()) for word in words)
 
 
 def _quoted(value: str) -> str:

@@ -1,4 +1,8 @@
-"""What can go wrong, as types. Made from google.rpc.ErrorInfo; the reasons are those of the wire's ErrorReason."""
+"""What can go wrong, as types. Made from google.rpc.ErrorInfo; the reasons are those of the wire's ErrorReason.
+
+What always holds: an unknown reason is treated like its status code; texts of the broker are passed on, texts of
+exceptions that left a task's body never are.
+"""
 
 # ruff: noqa: N818 - `except Denied` reads better than `except DeniedError`
 
@@ -7,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
+from typing import Final
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-_DOMAIN = "tasklease.broker"
+_DOMAIN: Final = "tasklease.broker"
 
 
 class DenialClass(StrEnum):
@@ -37,15 +43,16 @@ class BrokerError(Exception):
     ) -> None:
         super().__init__(text)
         self.reason = reason
-        """Name of the wire's ErrorReason, without its prefix; empty when the broker was not reached."""
+        """Name of the wire's ErrorReason, without its prefix; empty when the broker did not say one."""
         self.metadata: Mapping[str, str] = dict(metadata or {})
         self.retry_after = retry_after
+        """How long to wait before it is worth trying again; None when the broker did not say."""
         self.fields: Mapping[str, str] = dict(fields or {})
         """For InvalidRequest: each field with what to do about it."""
 
     @property
     def request_id(self) -> str:
-        """What to tell the operators."""
+        """What to tell the operators; empty when the broker was not reached."""
         return self.metadata.get("request_id", "")
 
     @property
@@ -56,9 +63,19 @@ class BrokerError(Exception):
 
     def __str__(self) -> str:
         text = super().__str__()
+        if self.fields:
+            text += ": " + "; ".join(f"{field}: {remedy}" for field, remedy in self.fields.items())
         reason = f" [{self.reason}]" if self.reason else ""
-        request = f" ({self.request_id})" if self.request_id else ""
+        request = f" (request {self.request_id})" if self.request_id else ""
         return f"{text}{reason}{request}"
+
+
+class NoIdentity(BrokerError):
+    """SPIRE gives this process no SVID; the message says what to check."""
+
+
+class NotConnected(BrokerError):
+    """There is no way to the broker: no address, nobody there, or not the broker that answers."""
 
 
 class Unauthenticated(BrokerError):
@@ -80,36 +97,44 @@ class InvalidRequest(BrokerError):
 class TaskEnded(BrokerError):
     """The task is ending or has ended; nothing more can be acquired for it."""
 
+    @property
+    def cause(self) -> str:
+        """COMPLETED, DEADLINE, HEARTBEAT_LOST or REVOKED; empty when it is not known."""
+        return self.metadata.get("end_cause", "")
+
+
+class LeaseNotActive(BrokerError):
+    """The credential is revoked, or cannot be extended any further."""
+
 
 class LimitReached(BrokerError):
-    """As many tasks, leases or calls as allowed."""
+    """As many tasks, credentials or calls as allowed."""
 
 
-class Idempotency(BrokerError):
+class IdempotencyConflict(BrokerError):
     """An idempotency key was used for something else, or its answer cannot be given again."""
 
 
 class Unavailable(BrokerError):
-    """The broker, or Vault behind it, is not to be had just now."""
+    """The broker, or what stands behind it, is not to be had just now. Nothing was handed out."""
 
 
-class NotConnected(BrokerError):
-    """There is no way to the broker: no address, or not the broker that answers there."""
-
-
-_BY_CODE: Mapping[grpc.StatusCode, type[BrokerError]] = {
+_BY_CODE: Final[Mapping[grpc.StatusCode, type[BrokerError]]] = {
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: Denied,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
-    grpc.StatusCode.FAILED_PRECONDITION: BrokerError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: LimitReached,
-    grpc.StatusCode.ALREADY_EXISTS: Idempotency,
-    grpc.StatusCode.ABORTED: Idempotency,
+    grpc.StatusCode.ALREADY_EXISTS: IdempotencyConflict,
+    grpc.StatusCode.ABORTED: IdempotencyConflict,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,
 }
-_BY_REASON: Mapping[str, type[BrokerError]] = {"TASK_NOT_ACTIVE": TaskEnded}
+_BY_REASON: Final[Mapping[str, type[BrokerError]]] = {
+    "TASK_NOT_ACTIVE": TaskEnded,
+    "LEASE_NOT_LIVE": LeaseNotActive,
+    "LEASE_NOT_RENEWABLE": LeaseNotActive,
+}
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> BrokerError:
@@ -120,22 +145,24 @@ def from_rpc(error: grpc.aio.AioRpcError) -> BrokerError:
     fields: dict[str, str] = {}
     retry_after = None
     try:
-        status = rpc_status.from_call(error)
-    except ValueError:  # details that are not this call's
-        status = None
-    for detail in status.details if status is not None else ():
-        info = error_details_pb2.ErrorInfo()
-        retry = error_details_pb2.RetryInfo()
-        request = error_details_pb2.BadRequest()
-        if detail.Unpack(info) and info.domain == _DOMAIN:
-            reason, metadata = info.reason, dict(info.metadata)
-        elif detail.Unpack(retry):
-            retry_after = retry.retry_delay.ToTimedelta()
-        elif detail.Unpack(request):
-            fields = {violation.field: violation.description for violation in request.field_violations}
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # has the three methods that are used
+        details = list(status.details) if status is not None else []
+        for detail in details:
+            info = error_details_pb2.ErrorInfo()
+            retry = error_details_pb2.RetryInfo()
+            request = error_details_pb2.BadRequest()
+            if detail.Unpack(info):
+                if info.domain == _DOMAIN:
+                    reason, metadata = info.reason, dict(info.metadata)
+            elif detail.Unpack(retry):
+                retry_after = retry.retry_delay.ToTimedelta()
+            elif detail.Unpack(request):
+                fields = {violation.field: violation.description for violation in request.field_violations}
+    except (ValueError, DecodeError):
+        reason = reason or ""  # details that are not this call's, or no details: the code must do
     kind = _BY_REASON.get(reason) or _BY_CODE.get(code, BrokerError)
     return kind(
-        error.details() or code.name.lower(),
+        error.details() or code.name.lower().replace("_", " "),
         reason=reason,
         metadata=metadata,
         retry_after=retry_after,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from broker.api.v1 import tasks_pb2
-from broker.client.credential import Credential
+from broker.api.v1 import credentials_pb2, tasks_pb2
+from broker.client.credential import LeasedCredential
 from broker.client.identity import Identity
 from broker.client.session import Broker
-from broker.client.task import Task
+from broker.client.task import CALL_TIMEOUT, Outcome, Task
 
 Result = TypeVar("Result")
 
@@ -27,16 +27,62 @@ class _Loop:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        """Do it there, and wait; an interrupt here cancels it there."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # does nothing to what is done
 
     def close(self) -> None:
+        """Cancel what is left, and end the thread."""
+
+        async def cancel_all() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for other in others:
+                other.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await self._loop.shutdown_asyncgens()
+
+        self.run(cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
 
+class SyncCredential(LeasedCredential):
+    """One lease-bound credential; as a context manager it gives itself back."""
+
+    def __init__(
+        self,
+        answer: credentials_pb2.AcquireCredentialResponse,
+        release: Callable[[SyncCredential], None],
+    ) -> None:
+        super().__init__(answer)
+        self._release = release
+
+    def release(self) -> None:
+        """As `Credential.release`."""
+        self._release(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
 class SyncTask:
-    """A task: `with broker.task(...) as task`. When the broker ends it, `ended` is true and `acquire` raises."""
+    """A task: `with broker.task(...) as task`.
+
+    A body that does not await cannot be cancelled: when the broker ends the task, `ended` is true, and `acquire`
+    raises `TaskEnded`, also where it waits in another thread.
+    """
 
     def __init__(self, loop: _Loop, task: Task) -> None:
         self._loop = loop
@@ -53,21 +99,50 @@ class SyncTask:
         return self._task.deadline
 
     @property
+    def state(self) -> str:
+        """ACTIVE, ENDING or ENDED, as last heard."""
+        return self._task.state
+
+    @property
+    def end_cause(self) -> str:
+        """As `Task.end_cause`."""
+        return self._task.end_cause
+
+    @property
     def ended(self) -> bool:
         """Whether it is ending or has ended."""
         return self._task.ended.is_set()
 
-    def acquire(self, role: str) -> Credential:
+    def wait_ended(self, within: timedelta) -> bool:
+        """Wait until it is ending or has ended, at most `within`; say whether it is."""
+
+        async def wait() -> bool:
+            try:
+                async with asyncio.timeout(within.total_seconds()):
+                    return await self._task.ended.wait()
+            except TimeoutError:
+                return False
+
+        return self._loop.run(wait())
+
+    def acquire(self, role: str, *, within: timedelta = CALL_TIMEOUT) -> SyncCredential:
         """As `Task.acquire`."""
-        return self._loop.run(self._task.acquire(role))
+        return self._loop.run(self._task._acquire_as(role, within, self._made))  # noqa: SLF001 - its twin
 
-    def release(self, credential: Credential) -> None:
+    def release(self, credential: SyncCredential) -> None:
         """As `Task.release`."""
-        self._loop.run(self._task.release(credential.lease_id))
+        self._loop.run(self._task.release(credential))
 
-    def renew(self, credential: Credential, increment: timedelta | None = None) -> None:
+    def renew(self, credential: SyncCredential, increment: timedelta | None = None) -> None:
         """As `Task.renew`."""
         self._loop.run(self._task.renew(credential, increment))
+
+    def complete(self, outcome: Outcome | str = Outcome.SUCCEEDED, reason: str = "") -> None:
+        """As `Task.complete`."""
+        self._loop.run(self._task.complete(outcome, reason))
+
+    def _made(self, answer: credentials_pb2.AcquireCredentialResponse) -> SyncCredential:
+        return SyncCredential(answer, self.release)
 
     def __enter__(self) -> Self:
         self._loop.run(self._task.__aenter__())
@@ -95,11 +170,16 @@ class SyncBroker:
         address: str | None = None,
         *,
         broker_id: str | None = None,
+        workload_api: str | None = None,
         identity: Identity | None = None,
         patience: timedelta = timedelta(seconds=30),
     ) -> Self:
         """As `Broker.connect`."""
-        return cls(Broker.connect(address, broker_id=broker_id, identity=identity, patience=patience))
+        return cls(
+            Broker.connect(
+                address, broker_id=broker_id, workload_api=workload_api, identity=identity, patience=patience
+            )
+        )
 
     @property
     def spiffe_id(self) -> str:
@@ -116,7 +196,7 @@ class SyncBroker:
         deadline: datetime | timedelta | None = None,
         fingerprint: bytes = b"",
     ) -> SyncTask:
-        """As `Broker.task`; a body that does not await cannot be cancelled, so look at `ended`."""
+        """As `Broker.task`."""
         task = self._broker.task(
             task_type,
             intent=intent,
@@ -142,6 +222,7 @@ class SyncBroker:
             self._loop.run(self._broker.__aenter__())
         except BaseException:
             self._loop.close()
+            self._loop = None
             raise
         return self
 
@@ -152,9 +233,11 @@ class SyncBroker:
         trace: TracebackType | None,
     ) -> None:
         loop = self._entered()
-        loop.run(self._broker.__aexit__(kind, error, trace))
-        loop.close()
-        self._loop = None
+        try:
+            loop.run(self._broker.__aexit__(kind, error, trace))
+        finally:
+            loop.close()
+            self._loop = None
 
     def _entered(self) -> _Loop:
         if self._loop is None:

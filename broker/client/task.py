@@ -1,4 +1,10 @@
-"""A task, as its agent sees it."""
+"""A task, as its agent sees it.
+
+What always holds: a block that was entered is completed on leaving it, once, within `COMPLETE_TIMEOUT`, also when it
+is cancelled; where the broker cannot be told, it ends the task by itself (a dead man's switch), and the exception
+that left the block is the one that is seen. No text of an exception goes to the broker: it could hold a secret.
+Left to others: keeping the task alive and hearing of it (`attachment`).
+"""
 
 from __future__ import annotations
 
@@ -6,30 +12,43 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from broker.api.v1 import credentials_pb2, tasks_pb2
+from broker.client.attachment import Attachment, TaskEvent
 from broker.client.connection import Connection
-from broker.client.credential import Credential
-from broker.client.errors import BrokerError, Idempotency, NotFound, TaskEnded
+from broker.client.credential import Credential, LeasedCredential
+from broker.client.errors import BrokerError, IdempotencyConflict, TaskEnded
 
 logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT: Final = timedelta(seconds=20)
-COMPLETE_TIMEOUT: Final = timedelta(seconds=30)
-_Kind = tasks_pb2.AttachTaskResponse.Kind
+COMPLETE_TIMEOUT: Final = timedelta(seconds=20)
+_MOST_REASON: Final = 1000
+AnyCredential = TypeVar("AnyCredential", bound=LeasedCredential)
+
+
+class Outcome(StrEnum):
+    """How a task went, as its agent says."""
+
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
 
 
 class Task:
     """An async context manager: declares the task on entering, ends it on leaving.
 
     Leaving normally completes it as succeeded, with an exception as failed, cancelled as cancelled. Inside, a stream
-    to the broker keeps it alive; when the broker ends the task first (deadline, revocation), the body is cancelled
-    and `TaskEnded` is raised from the block, unless `cancel_on_end=False`: then only `ended` is set, and the next
-    `acquire` raises.
+    to the broker keeps it alive.
+
+    When the broker ends the task first (its deadline, a lost heartbeat, revocation), `ended` is set, pending and later
+    calls of `acquire` raise `TaskEnded`, and the block's body is cancelled, as `asyncio.timeout` does it: it sees a
+    CancelledError at its next `await`, and `TaskEnded` leaves the block, unless the body raises something else. With `cancel_on_end=False` the body goes on.
     """
 
     def __init__(  # noqa: PLR0913 - what a task is declared with
@@ -44,6 +63,12 @@ class Task:
         fingerprint: bytes,
         cancel_on_end: bool,
     ) -> None:
+        if isinstance(deadline, datetime) and deadline.tzinfo is None:
+            message = "a deadline needs a time zone: datetime.now(UTC) + ..."
+            raise ValueError(message)
+        if isinstance(roles, str):
+            message = "roles is a list of names: roles=[...]"
+            raise TypeError(message)
         self._connection = connection
         self._declaration = tasks_pb2.DeclareTaskRequest(
             task_type=task_type,
@@ -53,125 +78,154 @@ class Task:
             fingerprint=fingerprint,
             idempotency_key=secrets.token_urlsafe(24),
         )
-        if deadline is not None:
-            at = datetime.now(UTC) + deadline if isinstance(deadline, timedelta) else deadline
-            self._declaration.deadline.FromDatetime(at)
+        self._deadline = deadline
         self._cancel_on_end = cancel_on_end
-        self._message = tasks_pb2.Task()
-        self._held: dict[str, Credential] = {}
-        self._alive: asyncio.Task[None] | None = None
+        self._attachment: Attachment | None = None
+        self._pending: set[asyncio.Timeout] = set()
         self._body: asyncio.Task[object] | None = None
+        self._cancelling_before = 0
         self._cancelled_body = False
+        self._completing = False
+        self._completed = False
         self.ended = asyncio.Event()
         """Set when the task is ending or has ended."""
 
     @property
     def task_id(self) -> str:
         """The broker's id of the task."""
-        return self._message.task_id
+        return self._attached.message.task_id
 
     @property
     def deadline(self) -> datetime:
         """When the broker ends it, whatever happens."""
-        return self._message.deadline.ToDatetime(tzinfo=UTC)
+        return self._attached.message.deadline.ToDatetime(tzinfo=UTC)
 
     @property
     def state(self) -> str:
         """ACTIVE, ENDING or ENDED, as last heard."""
-        return tasks_pb2.TaskState.Name(self._message.state).removeprefix("TASK_STATE_")
+        return self._attached.state
 
     @property
     def end_cause(self) -> str:
-        """Why it ended (COMPLETED, DEADLINE, HEARTBEAT_LOST, REVOKED); empty while it lives."""
-        name = tasks_pb2.TaskEndCause.Name(self._message.end_cause).removeprefix("TASK_END_CAUSE_")
-        return "" if name == "UNSPECIFIED" else name
+        """Why it ended (COMPLETED, DEADLINE, HEARTBEAT_LOST, REVOKED); empty while it lives, or not known."""
+        return self._attached.end_cause
 
-    async def acquire(self, role: str) -> Credential:
+    def __repr__(self) -> str:
+        if self._attachment is None:
+            return f"Task({self._declaration.task_type!r}, not entered)"
+        return f"Task({self._declaration.task_type!r}, task_id={self.task_id!r}, state={self.state})"
+
+    async def acquire(self, role: str, *, within: timedelta = CALL_TIMEOUT) -> Credential:
         """Acquire a credential for a role of the declared scope.
 
+        The broker renews it for as long as the task lives; it is taken back when the task ends, if not before.
+
+        Args:
+            role: a credential role that the task was declared with.
+            within: how long to try, when the broker or Vault is away.
+
         Raises:
-            Denied: not allowed.
-            TaskEnded: the task is over.
-            LimitReached: too many credentials at once.
+            Denied: not allowed; `denial_class` says whether to stop, to ask or to wait.
+            TaskEnded: the task is over, or ended meanwhile.
+            LimitReached: too many credentials or calls at once.
             Unavailable: broker, store or Vault; nothing was handed out.
         """
+        return await self._acquire_as(role, within, lambda answer: Credential(answer, self.release))
+
+    async def _acquire_as(
+        self,
+        role: str,
+        within: timedelta,
+        make: Callable[[credentials_pb2.AcquireCredentialResponse], AnyCredential],
+    ) -> AnyCredential:
+        """`acquire` for both twins."""
+        attached = self._attached
         if self.ended.is_set():
             raise self._ended_error()
         try:
-            answer = await self._acquire(role)
-        except Idempotency as error:
-            lost = error.metadata.get("lease_id")
-            if error.reason != "IDEMPOTENT_RESULT_GONE" or lost is None:
-                raise
-            # The answer was lost on its way and is not kept: give that lease back, and ask for another.
-            await self.release(lost)
-            answer = await self._acquire(role)
-        credential = Credential(
-            lease_id=answer.lease.lease_id,
-            role=role,
-            secret=dict(answer.secret),
-            host=answer.destination.host,
-            port=answer.destination.port,
-            scheme=answer.destination.scheme,
-            expires_at=answer.lease.expires_at.ToDatetime(tzinfo=UTC),
-            release=self.release,
-        )
-        self._held[credential.lease_id] = credential
+            async with asyncio.timeout(None) as until_ended:
+                self._pending.add(until_ended)
+                try:
+                    answer = await self._acquire(role, within)
+                finally:
+                    self._pending.discard(until_ended)
+        except TimeoutError:
+            raise self._ended_error() from None
+        credential = make(answer)
+        attached.held[credential.lease_id] = credential
         return credential
 
-    async def release(self, lease_id: str) -> None:
-        """Give a credential back.
+    async def release(self, credential: LeasedCredential) -> None:
+        """Give a credential back; returns when the backend refuses it, or the broker goes on without us.
 
         Raises:
-            BrokerError: the broker cannot be reached.
+            BrokerError: the broker cannot be reached; the task's end takes it back all the same.
         """
-        request = credentials_pb2.ReleaseCredentialRequest(lease_id=lease_id)
-        answer = await self._connection.call(
-            lambda stubs: stubs.credentials.ReleaseCredential, request, timeout=COMPLETE_TIMEOUT
-        )
-        held = self._held.get(lease_id)
-        if held is not None and answer.lease.state == credentials_pb2.LEASE_STATE_REVOKED:
-            held.revoked = True
+        await self._release(credential.lease_id)
 
-    async def renew(self, credential: Credential, increment: timedelta | None = None) -> None:
+    async def renew(self, credential: LeasedCredential, increment: timedelta | None = None) -> None:
         """Extend a credential at once; the broker does so by itself while the task lives.
 
+        Args:
+            credential: one of this task's.
+            increment: the wanted time to live from now; the default is the role's.
+
         Raises:
-            BrokerError: it cannot be extended further, or the broker cannot be reached.
+            LeaseNotActive: it is revoked, or cannot be extended any further.
+            BrokerError: the broker cannot be reached.
         """
         request = credentials_pb2.RenewCredentialRequest(lease_id=credential.lease_id)
         if increment is not None:
             request.increment.FromTimedelta(increment)
-        answer = await self._connection.call(
-            lambda stubs: stubs.credentials.RenewCredential, request, timeout=CALL_TIMEOUT
-        )
-        credential.expires_at = answer.lease.expires_at.ToDatetime(tzinfo=UTC)
+        answer = await self._connection.call(lambda line: line.renew, request, within=CALL_TIMEOUT)
+        self._attached.heard_of(answer.lease)
 
-    async def complete(self, outcome: str = "SUCCEEDED", reason: str = "") -> None:
-        """End the task. Returns when its backends refuse what it held, or when the broker goes on without us.
+    async def complete(self, outcome: Outcome | str = Outcome.SUCCEEDED, reason: str = "") -> None:
+        """End the task before its block does. The first outcome stays.
+
+        Returns when the backends refuse what it held, or when the broker goes on revoking without us (`state` says
+        which: ENDED or ENDING).
+
+        Args:
+            outcome: SUCCEEDED, FAILED or CANCELLED.
+            reason: why, in words, at most 1,000 characters. It is audited: no secrets.
 
         Raises:
             BrokerError: the broker cannot be reached; the dead man's switch ends the task then.
         """
+        self._completing = True
         request = tasks_pb2.CompleteTaskRequest(
             task_id=self.task_id,
-            outcome=tasks_pb2.TaskOutcome.Value(f"TASK_OUTCOME_{outcome}"),
-            reason=reason,
+            outcome=f"TASK_OUTCOME_{Outcome(outcome)}",
+            reason=reason[:_MOST_REASON],
         )
-        answer = await self._connection.call(
-            lambda stubs: stubs.tasks.CompleteTask, request, timeout=COMPLETE_TIMEOUT
-        )
-        self._heard(answer.task)
-        for lease in answer.task.leases:
-            self._heard_of(lease)
+        answer = await self._connection.call(lambda line: line.complete, request, within=COMPLETE_TIMEOUT)
+        self._completed = True
+        self._attached.heard(answer.task)
+        self._end()
+
+    def events(self) -> AsyncIterator[TaskEvent]:
+        """What happens to the task, from now on, until it has ended or its block is left.
+
+        Best effort: what happens while the stream to the broker is broken is not told again.
+        """
+        return self._attached.events()
 
     async def __aenter__(self) -> Self:
+        if self._attachment is not None:
+            message = "a task is entered once: declare another with broker.task(...)"
+            raise RuntimeError(message)
+        if self._deadline is not None:
+            delta = isinstance(self._deadline, timedelta)
+            at = datetime.now(UTC) + self._deadline if delta else self._deadline  # type: ignore[operator]
+            self._declaration.deadline.FromDatetime(at)  # type: ignore[arg-type]
         answer = await self._connection.call(
-            lambda stubs: stubs.tasks.DeclareTask, self._declaration, timeout=CALL_TIMEOUT
+            lambda line: line.declare, self._declaration, within=CALL_TIMEOUT
         )
-        self._message = answer.task
         self._body = asyncio.current_task()
-        self._alive = asyncio.create_task(self._keep_alive(), name=f"keep-{self.task_id}")
+        self._cancelling_before = self._body.cancelling() if self._body is not None else 0
+        self._attachment = Attachment(self._connection, answer.task, self._end)
+        self._attachment.start()
         return self
 
     async def __aexit__(
@@ -180,100 +234,100 @@ class Task:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._body = None
-        if self._alive is not None:
-            self._alive.cancel()
-            await asyncio.gather(self._alive, return_exceptions=True)
-        ended_by_broker = self.ended.is_set()
-        if not ended_by_broker:
-            await self._complete_quietly(kind)
-        if self._cancelled_body and kind is asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.uncancel() <= 0:
-                raise self._ended_error() from None
+        body, self._body = self._body, None
+        try:
+            others = await self._take_back_cancellation(body)
+            if not self.ended.is_set():
+                await self._complete_quietly(kind)
+        finally:
+            self._completing = True
+            self._end()
+            await self._attached.stop()
+        if self._cancelled_body and (kind is None or issubclass(kind, asyncio.CancelledError)):
+            if others:  # somebody else wants this stopped as well, and must see that it does
+                raise asyncio.CancelledError
+            raise self._ended_error() from None
+
+    async def _take_back_cancellation(self, body: asyncio.Task[object] | None) -> bool:
+        """Undo our own cancellation of the body; say whether others have cancelled it, too."""
+        if body is None or not self._cancelled_body:
+            return False
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)  # were it still on its way, it would arrive somewhere later
+        return body.uncancel() > self._cancelling_before
 
     async def _complete_quietly(self, kind: type[BaseException] | None) -> None:
         """Complete, whatever left the block; never hides what that was."""
         if kind is None:
-            outcome, reason = "SUCCEEDED", ""
-        elif issubclass(kind, asyncio.CancelledError):
-            outcome, reason = "CANCELLED", ""
+            outcome, reason = Outcome.SUCCEEDED, ""
+        elif issubclass(kind, asyncio.CancelledError | KeyboardInterrupt):
+            outcome, reason = Outcome.CANCELLED, kind.__name__
         else:
-            outcome, reason = "FAILED", kind.__name__  # its text could hold a secret
+            outcome, reason = Outcome.FAILED, kind.__name__  # its text could hold a secret
         work = asyncio.ensure_future(self.complete(outcome, reason))
+        work.add_done_callback(self._report)
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:
-            with contextlib.suppress(BrokerError):
-                await work
+            await asyncio.wait({work})
             raise
-        except BrokerError as error:
-            logger.warning(
-                "task %s could not be completed (%s); the broker ends it by itself", self.task_id, error
-            )
-
-    async def _acquire(self, role: str) -> credentials_pb2.AcquireCredentialResponse:
-        request = credentials_pb2.AcquireCredentialRequest(
-            task_id=self.task_id, role=role, idempotency_key=secrets.token_urlsafe(24)
-        )
-        return await self._connection.call(
-            lambda stubs: stubs.credentials.AcquireCredential, request, timeout=CALL_TIMEOUT
-        )
-
-    async def _keep_alive(self) -> None:
-        """Stay attached; attach again when the stream breaks; beat in between."""
-        request = tasks_pb2.AttachTaskRequest(task_id=self.task_id)
-        beat = tasks_pb2.HeartbeatRequest(task_id=self.task_id)
-        pause = self._message.heartbeat_interval.ToTimedelta().total_seconds() / 10
-        while not self.ended.is_set():
-            try:
-                async for event in self._connection.stream(lambda stubs: stubs.tasks.AttachTask, request):
-                    self._on(event)
-            except (TaskEnded, NotFound):
-                self._end()
-                return
-            except BrokerError as error:
-                logger.info("detached from %s: %s", self.task_id, error)
-            if self.ended.is_set():
-                return
-            await asyncio.sleep(min(max(pause, 0.1), 2.0))
-            try:
-                await self._connection.call(
-                    lambda stubs: stubs.tasks.Heartbeat, beat, timeout=timedelta(seconds=2)
-                )
-            except (TaskEnded, NotFound):
-                self._end()
-                return
-            except BrokerError as error:
-                logger.warning("no sign of life reached the broker for %s: %s", self.task_id, error)
-
-    def _on(self, event: tasks_pb2.AttachTaskResponse) -> None:
-        self._heard(event.task)
-        if event.HasField("lease"):
-            self._heard_of(event.lease)
-        if event.kind in {_Kind.KIND_TASK_ENDING, _Kind.KIND_TASK_ENDED}:
-            self._end()
-
-    def _heard(self, message: tasks_pb2.Task) -> None:
-        self._message = message
-
-    def _heard_of(self, lease: credentials_pb2.Lease) -> None:
-        credential = self._held.get(lease.lease_id)
-        if credential is None:
+        except Exception:  # noqa: BLE001 - reported; what left the block is what counts
             return
-        if lease.HasField("expires_at"):
-            credential.expires_at = lease.expires_at.ToDatetime(tzinfo=UTC)
-        if lease.state == credentials_pb2.LEASE_STATE_REVOKED:
-            credential.revoked = True
+
+    def _report(self, work: asyncio.Future[None]) -> None:
+        if work.cancelled() or (error := work.exception()) is None:
+            return
+        what = str(error) if isinstance(error, BrokerError) else type(error).__name__
+        logger.warning(
+            "task %s could not be completed (%s); the broker ends it by itself when its heartbeat is missed",
+            self.task_id,
+            what,
+        )
+
+    async def _acquire(self, role: str, within: timedelta) -> credentials_pb2.AcquireCredentialResponse:
+        end = asyncio.get_running_loop().time() + within.total_seconds()
+        while True:
+            left = timedelta(seconds=end - asyncio.get_running_loop().time())
+            request = credentials_pb2.AcquireCredentialRequest(
+                task_id=self.task_id, role=role, idempotency_key=secrets.token_urlsafe(24)
+            )
+            try:
+                return await self._connection.call(lambda line: line.acquire, request, within=left)
+            except IdempotencyConflict as error:
+                lost = error.metadata.get("lease_id")
+                if error.reason != "IDEMPOTENT_RESULT_GONE" or lost is None:
+                    raise
+                # The answer was lost on its way and is not kept: give that lease back, and ask for another.
+                await self._release(lost)
+
+    async def _release(self, lease_id: str) -> None:
+        request = credentials_pb2.ReleaseCredentialRequest(lease_id=lease_id)
+        answer = await self._connection.call(lambda line: line.release, request, within=CALL_TIMEOUT)
+        self._attached.heard_of(answer.lease)
 
     def _end(self) -> None:
+        """The task is ending: tell whoever waits, and cancel the body unless it was the body that ended it."""
         if self.ended.is_set():
             return
         self.ended.set()
-        if self._cancel_on_end and self._body is not None:
+        now = asyncio.get_running_loop().time()
+        for pending in list(self._pending):
+            pending.reschedule(now)
+        if self._cancel_on_end and self._body is not None and not self._completing:
             self._cancelled_body = True
             self._body.cancel(f"task {self.task_id} was ended by the broker")
 
     def _ended_error(self) -> TaskEnded:
-        cause = f": {self.end_cause}" if self.end_cause else ""
-        return TaskEnded(f"task {self.task_id} has ended{cause}", reason="TASK_NOT_ACTIVE")
+        cause = self.end_cause
+        return TaskEnded(
+            f"task {self.task_id} has ended{f' ({cause})' if cause else ''}",
+            reason="TASK_NOT_ACTIVE",
+            metadata={"end_cause": cause} if cause else {},
+        )
+
+    @property
+    def _attached(self) -> Attachment:
+        if self._attachment is None:
+            message = "use it in a block: async with broker.task(...) as task"
+            raise RuntimeError(message)
+        return self._attachment
