@@ -141,6 +141,10 @@ class SyncTask:
         """As `Task.complete`."""
         self._loop.run(self._task.complete(outcome, reason))
 
+    def say_outcome(self, outcome: Outcome | str, reason: str = "") -> None:
+        """As `Task.say_outcome`."""
+        self._task.say_outcome(outcome, reason)
+
     def _made(self, answer: credentials_pb2.AcquireCredentialResponse) -> SyncCredential:
         return SyncCredential(answer, self.release)
 

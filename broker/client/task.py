@@ -86,7 +86,7 @@ class Task:
         self._cancelling_before = 0
         self._cancelled_body = False
         self._completing = False
-        self._completed = False
+        self._said = (Outcome.SUCCEEDED, "")
         self.ended = asyncio.Event()
         """Set when the task is ending or has ended."""
 
@@ -200,9 +200,17 @@ class Task:
             reason=reason[:_MOST_REASON],
         )
         answer = await self._connection.call(lambda line: line.complete, request, within=COMPLETE_TIMEOUT)
-        self._completed = True
         self._attached.heard(answer.task)
         self._end()
+
+    def say_outcome(self, outcome: Outcome | str, reason: str = "") -> None:
+        """Say how it went, for when the block is left normally: without it, that means SUCCEEDED.
+
+        Args:
+            outcome: SUCCEEDED, FAILED or CANCELLED.
+            reason: why, in words, at most 1,000 characters. It is audited: no secrets.
+        """
+        self._said = (Outcome(outcome), reason)
 
     def events(self) -> AsyncIterator[TaskEvent]:
         """What happens to the task, from now on, until it has ended or its block is left.
@@ -259,7 +267,7 @@ class Task:
     async def _complete_quietly(self, kind: type[BaseException] | None) -> None:
         """Complete, whatever left the block; never hides what that was."""
         if kind is None:
-            outcome, reason = Outcome.SUCCEEDED, ""
+            outcome, reason = self._said
         elif issubclass(kind, asyncio.CancelledError | KeyboardInterrupt):
             outcome, reason = Outcome.CANCELLED, kind.__name__
         else:
