@@ -1,20 +1,19 @@
 """The way to the broker: an mTLS channel that follows the agent's SVID, and calls over it.
 
 What always holds: each new channel is opened only after `check_broker` has seen the broker at the address; a channel
-that is replaced (a newer SVID, a broken connection) stays open until its calls are done; every call has a deadline.
+that has lost its connection is not used again, but another one is opened; one that is replaced (for a newer SVID) stays open until its calls are done; every call has a deadline.
 Left to others: what is called (`session`, `task`), where the SVID comes from (`identity`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from enum import Enum, auto
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
 
@@ -57,6 +56,8 @@ class Line:
         self.version = version
         self.users = 0
         self.retired = asyncio.Event()
+        self.connected = False
+        """Whether an answer has come over it."""
         # The generated classes carry no types: they are given here, once.
         tasks = tasks_pb2_grpc.TaskServiceStub(channel)  # type: ignore[no-untyped-call]
         credentials = credentials_pb2_grpc.CredentialServiceStub(channel)  # type: ignore[no-untyped-call]
@@ -77,6 +78,10 @@ class Line:
         self.release: Unary[
             credentials_pb2.ReleaseCredentialRequest, credentials_pb2.ReleaseCredentialResponse
         ] = credentials.ReleaseCredential
+
+    def lost_connection(self) -> bool:
+        """Whether it was connected and is no longer."""
+        return self.connected and self.channel.get_state() is not grpc.ChannelConnectivity.READY
 
 
 class StreamEnd(Enum):
@@ -131,9 +136,11 @@ class Connection:
 
         async def once(line: Line, left: float) -> Response:
             try:
-                return await method(line)(request, timeout=left)
+                answer = await method(line)(request, timeout=left)
             except grpc.aio.AioRpcError as error:
                 raise self._failure(line, error) from None
+            line.connected = True
+            return answer
 
         return await self._repeat(once, within)
 
@@ -150,7 +157,7 @@ class Connection:
         Raises:
             BrokerError: it ended with an error.
         """
-        line = self._line or await self._newest()
+        line = self._usable() or await self._newest()
         line.users += 1
         call = method(line)(request)
         retired = asyncio.ensure_future(line.retired.wait())
@@ -166,6 +173,7 @@ class Connection:
                 message = read.result()
                 if message is grpc.aio.EOF:
                     return StreamEnd.OVER
+                line.connected = True
                 take(message)  # type: ignore[arg-type]  # a Response: the one other thing was EOF
         except grpc.aio.AioRpcError as error:
             raise self._failure(line, error) from None
@@ -214,14 +222,22 @@ class Connection:
 
     async def _line_before(self, end: float) -> Line:
         """The line in use, of whatever SVID: `_follow_svid` replaces it. A new one where there is none."""
-        if self._line is not None:
-            return self._line
+        if (line := self._usable()) is not None:
+            return line
         try:
             async with asyncio.timeout_at(end):
                 return await self._newest()
         except TimeoutError:
             message = f"nobody answers at {self._address}"
             raise NotConnected(message) from None
+
+    def _usable(self) -> Line | None:
+        """The line in use, unless it lost its connection: gRPC would make another one, to whoever answers by now."""
+        line = self._line
+        if line is not None and line.lost_connection():
+            self._retire(line)
+            return None
+        return line
 
     async def _newest(self) -> Line:
         """A line with the newest SVID, opened if there is none."""
@@ -285,12 +301,8 @@ class Connection:
         if line.retired.is_set() and line.users == 0 and not self._closed:
             self._start(line.channel.close(_CLOSE_GRACE))
 
-    def _start(self, coroutine: Awaitable[None]) -> None:
-        async def run() -> None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await coroutine
-
-        work = asyncio.create_task(run())
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        work = asyncio.create_task(coroutine)
         self._work.add(work)
         work.add_done_callback(self._work.discard)
 
