@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from broker.api.v1 import credentials_pb2, tasks_pb2
-from broker.client import Broker, Denied, Outcome, TaskEnded
+from broker.client import Broker, Denied, Outcome, TaskEnded, connection
 from broker.client import task as module
 from broker.client.task import Task
 from tests.unit.client.conftest import TurningIdentity
@@ -364,8 +364,9 @@ async def test_a_denied_declaration_leaves_nothing_to_complete(broker: Broker, f
 
 
 async def test_a_new_svid_moves_stream_and_calls_and_breaks_nothing(
-    broker: Broker, fake: FakeBroker, identity: TurningIdentity
+    broker: Broker, fake: FakeBroker, identity: TurningIdentity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(connection, "_CLOSE_GRACE", 0.05)
     release = asyncio.Event()
     fake.steps["acquire"].append(hang(release))
     async with a_task(broker) as task:
@@ -377,7 +378,7 @@ async def test_a_new_svid_moves_stream_and_calls_and_breaks_nothing(
         await fake.until(lambda: len(fake.calls["attach"]) == 2)
         assert fake.peers["attach"][0] != newer.chain
         assert fake.peers["attach"][1] == newer.chain
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.2)  # longer than the grace of a channel that is closed
         assert not slow.done()  # it stays on the old channel, and is not cut off
         release.set()
         assert (await asyncio.wait_for(slow, 5)).lease_id == "lease-1"
