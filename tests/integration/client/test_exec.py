@@ -216,13 +216,14 @@ async def test_the_command_inherits_no_blocked_or_ignored_signals(tasklease: Exe
 
 async def test_ctrl_c_on_a_terminal_reaches_the_command_once(tasklease: Exec) -> None:
     script = (
-        "import signal, time, sys\n"
-        "seen = []\n"
-        "signal.signal(signal.SIGINT, lambda *_: seen.append(1))\n"
+        "import os, signal, socket, sys, time\n"
+        "reader, writer = socket.socketpair()\n"
+        "reader.setblocking(False), writer.setblocking(False)\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "signal.set_wakeup_fd(writer.fileno())\n"  # a byte for each, also where handlers run once for two
         "print('ready', flush=True)\n"
-        "end = time.monotonic() + 1.5\n"
-        "while time.monotonic() < end: time.sleep(0.05)\n"
-        "sys.exit(40 + len(seen))\n"
+        "time.sleep(1.5)\n"
+        "sys.exit(40 + len(reader.recv(100)))\n"
     )
     primary, secondary = pty.openpty()
     program = [sys.executable, "-m", "broker", *WORDS, "--", sys.executable, "-c", script]
@@ -280,19 +281,23 @@ async def test_a_command_that_will_not_stop_is_killed_after_the_grace(tasklease:
 
 
 async def test_a_stopped_command_is_ended_all_the_same(tasklease: Exec) -> None:
-    process = await tasklease.shell("echo ready; kill -STOP $$; sleep 30")
+    script = "trap 'echo stopped; exit 0' TERM; echo ready; kill -STOP $$; exec sleep 30"
+    process = await tasklease.shell(script)
     await tasklease.fake.until(lambda: tasklease.fake.attached == 1)
     await tasklease.fake.end_task()
-    assert (await ended(process))[0] == 75
+    assert (await ended(process))[:2] == (75, "stopped\n")
 
 
 async def test_the_command_does_not_outlive_a_killed_exec(tasklease: Exec) -> None:
-    process = await tasklease.shell("echo ready; exec sleep 30")
+    process = await tasklease.shell("echo ready; exec sleep 60")
     (child,) = children_of(process.pid)
     assert is_alive(child)
     process.send_signal(signal.SIGKILL)
-    await ended(process)
-    await eventually(lambda: not is_alive(child))
+    try:
+        await eventually(lambda: not is_alive(child))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
     await tasklease.fake.until(lambda: tasklease.fake.attached == 0)  # the broker misses it from here on
     assert tasklease.fake.calls["complete"] == []
 

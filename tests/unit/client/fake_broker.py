@@ -126,10 +126,17 @@ class FakeBroker(tasks_pb2_grpc.TaskServiceServicer, credentials_pb2_grpc.Creden
 
     async def tell(self, kind: str, **fields: Any) -> None:
         """Send an event over every attached stream."""
-        event = Event(kind=getattr(Event, f"KIND_{kind}"), task=self.task, **fields)
+        event = Event(kind=getattr(Event, f"KIND_{kind}"), task=self._without_leases(), **fields)
         event.at.FromDatetime(datetime.now(UTC))
         for stream in self.streams:
             stream.put_nowait(event)
+
+    def _without_leases(self) -> tasks_pb2.Task:
+        """As events carry it."""
+        task = tasks_pb2.Task()
+        task.CopyFrom(self.task)
+        del task.leases[:]
+        return task
 
     async def end_task(self, cause: int = tasks_pb2.TASK_END_CAUSE_DEADLINE) -> None:
         self.task.state = tasks_pb2.TASK_STATE_ENDING
@@ -168,7 +175,7 @@ class FakeBroker(tasks_pb2_grpc.TaskServiceServicer, credentials_pb2_grpc.Creden
         self.streams.append(queue)
         await self._count(+1)
         try:
-            yield Event(kind=Event.KIND_ATTACHED, task=self.task)
+            yield Event(kind=Event.KIND_ATTACHED, task=self._without_leases())
             while (event := await queue.get()) is not None:
                 yield event
         finally:
