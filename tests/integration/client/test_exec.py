@@ -30,10 +30,9 @@ def outcome(tasklease: Exec) -> tuple[str, str]:
 
 def is_alive(pid: int) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state(pid) != "Z"
     except FileNotFoundError:
         return False
-    return state != "Z"
 
 
 def all_arguments() -> bytes:
@@ -47,6 +46,10 @@ def all_arguments() -> bytes:
 
 def children_of(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 async def ended(process: asyncio.subprocess.Process) -> tuple[int, str, str]:
@@ -249,10 +252,6 @@ async def test_ctrl_c_on_a_terminal_reaches_the_command_once(tasklease: Exec) ->
 
 async def test_stopped_from_outside_both_stop_and_go_on(tasklease: Exec) -> None:
     process = await tasklease.shell("echo ready; sleep 1; echo done")
-
-    def state(pid: int) -> str:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
     (child,) = children_of(process.pid)
     process.send_signal(signal.SIGTSTP)
     await eventually(lambda: state(process.pid) == "T" and state(child) == "T")
@@ -283,6 +282,8 @@ async def test_a_command_that_will_not_stop_is_killed_after_the_grace(tasklease:
 async def test_a_stopped_command_is_ended_all_the_same(tasklease: Exec) -> None:
     script = "trap 'echo stopped; exit 0' TERM; echo ready; kill -STOP $$; exec sleep 30"
     process = await tasklease.shell(script)
+    (child,) = children_of(process.pid)
+    await eventually(lambda: state(child) == "T")
     await tasklease.fake.until(lambda: tasklease.fake.attached == 1)
     await tasklease.fake.end_task()
     assert (await ended(process))[:2] == (75, "stopped\n")
