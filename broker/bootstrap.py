@@ -231,7 +231,7 @@ class _Broker:
             new = settings.address_file.with_name(settings.address_file.name + ".new")
             new.write_text(f"{host}:{server.port}\n")
             new.replace(settings.address_file)
-        return cls(server, [acquire.drain, complete.drain, revoke_leases.drain, grants.drain])
+        return cls(server, [acquire.drain, complete.drain, revoke_leases.drain])
 
 
 async def _cancel(work: list[asyncio.Task[None]]) -> None:

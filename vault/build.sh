@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds Vault from its pinned source module, for machines where neither a release nor an image can be fetched.
-# Needs Go. vault/build/ is a module that requires Vault and pins it, and everything below it, by checksum.
+# Needs Go. vault/module/ is a module that requires Vault and pins it, and everything below it, by checksum.
 #
 #   vault/build.sh OUT_DIR
 #
@@ -15,7 +15,7 @@ command -v go >/dev/null || { echo "vault/build.sh: Go ${GO_MINIMUM} or newer is
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 echo "vault/build.sh: fetching Vault ${VAULT_VERSION} (source)" >&2
-cd "$here/build"
+cd "$here/module"
 # -mod=readonly: a download that differs from go.sum is refused, and neither file is changed.
 echo "packages: $(go list -mod=readonly -deps github.com/hashicorp/vault | wc -l)" >&2
 echo "vault/build.sh: compiling (about 5 minutes on 2 cores)" >&2

@@ -6,8 +6,8 @@
         └──void──▶ void
 
 `intended` is durable before Vault is asked; `live` is durable before the secret leaves (rule R1). A lease whose
-issue may have happened (crash, time-out) is *in doubt*: it goes to `revoking` without a Vault lease id and is
-revoked by the accessor of the token that was made for it alone (R2). `revoked` is said only of what the backend
+issue may have happened (crash, time-out) is *in doubt*: it goes to `revoking` without a Vault lease id, and is
+revoked together with the token under which it was asked for (R2). `revoked` is said only of what the backend
 no longer accepts (R3).
 """
 
@@ -56,7 +56,7 @@ class Lease:
     idempotency_key: str
     request_digest: str
     accessor: TokenAccessor
-    """Accessor of the Vault token that was made for this lease alone."""
+    """Accessor of the task's Vault token under which it was asked for."""
     intended_at: datetime
     max_expires_at: datetime
     """Role's maximum and task's deadline, whichever is first; no renewal goes beyond."""

@@ -52,31 +52,22 @@ class CredentialIssuer(Protocol):
     async def open_task(
         self, task_id: TaskId, roles: Sequence[CredentialRole], ttl: timedelta, *, timeout: timedelta
     ) -> TokenGrant:
-        """Make an orphan token for a task: exactly the roles' policies, gone after `ttl` whatever happens.
+        """Make an orphan token for a task: exactly the roles' policies, gone after `ttl` whatever happens. There is
+        at least one role.
 
         Raises:
-            CredentialBackendUnavailableError: it could not be made.
-        """
-        ...
-
-    async def open_lease(
-        self, task: TokenGrant, task_id: TaskId, role: CredentialRole, ttl: timedelta, *, timeout: timedelta
-    ) -> TokenGrant:
-        """Make a child of the task's token that may do nothing but issue `role`.
-
-        Raises:
-            TokenGoneError: the backend no longer knows the task's token.
             CredentialBackendUnavailableError: it could not be made.
         """
         ...
 
     async def issue(
-        self, lease: TokenGrant, task_id: TaskId, role: CredentialRole, *, timeout: timedelta
+        self, grant: TokenGrant, task_id: TaskId, role: CredentialRole, *, timeout: timedelta
     ) -> IssuedCredential:
-        """Have the credential made, under the lease's own token.
+        """Have the credential made, under the task's token.
 
         Raises:
             IssueRefusedError: nothing was made.
+            TokenGoneError: nothing was made; the backend no longer knows the token, or refuses it.
             IssueInDoubtError: something may have been made.
         """
         ...
@@ -101,7 +92,7 @@ class CredentialIssuer(Protocol):
         ...
 
     async def revoke_token(self, accessor: TokenAccessor, *, timeout: timedelta) -> None:
-        """Revoke a token, its children and all their leases. An unknown accessor is a success.
+        """Revoke a token; the backend then revokes its leases by itself. An unknown accessor is a success.
 
         Raises:
             CredentialBackendUnavailableError: it is not known to be revoked.

@@ -52,8 +52,9 @@ class TaskPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcquireFacts:
-    """A task's past, as far as one acquire needs it."""
+    """A task and its past, as far as one acquire needs it."""
 
+    task: Task | None
     holds_key: Lease | None
     """The lease that holds the idempotency key (`Lease.holds_key`)."""
     open_leases: int
@@ -97,7 +98,7 @@ class Store(Protocol):
     async def task_tokens(self, task_id: TaskId) -> tuple[TokenAccessor, ...]: ...
 
     async def acquire_facts(self, task_id: TaskId, idempotency_key: str) -> AcquireFacts:
-        """Return what an acquire has to know of the task's past, in one read."""
+        """Return what an acquire has to know of the task, in one read."""
         ...
 
     async def lapsed_tasks(self, now: datetime, limit: int) -> tuple[Task, ...]:

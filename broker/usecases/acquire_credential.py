@@ -3,14 +3,14 @@
     A1  load the task; it must be the caller's, and active
     A2  an idempotency key that was used before: the same answer, or a refusal
     A3  decide with the full context; a denial is durable before it is answered
-    A4  a token for this lease alone (made ahead, or now)
+    A4  the task's token (after a restart, or a doubt, another one)
     A5  decision and intent durable, with that token's accessor          ── rule R1
     A6  Vault makes the credential
     A7  the Vault lease id and the audit record of the issue durable     ── rule R1
     A8  the secret leaves the process
 
 Whatever fails from A5 on, what Vault made or may have made is revoked: by lease id when it is known, else by the
-accessor (rule R2). From A5 on a caller that goes away no longer stops it: the work runs to its end.
+accessor of the token (rule R2). From A5 on a caller that goes away no longer stops it: the work runs to its end.
 """
 
 from __future__ import annotations
@@ -37,16 +37,19 @@ from broker.domain.errors import (
     LeaseLimitReachedError,
     LeaseNotLiveError,
     TaskNotActiveError,
+    TaskNotFoundError,
 )
-from broker.domain.identifiers import TaskId, VaultLeaseId
+from broker.domain.identifiers import LeaseId, TaskId, VaultLeaseId
 from broker.domain.lease import Lease, LeaseState, RevokeCause
 from broker.domain.secret import Secret
+from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
 from broker.ports.issuing import (
     CredentialIssuer,
     IssuedCredential,
     IssueInDoubtError,
     IssueRefusedError,
+    TokenGoneError,
     TokenGrant,
 )
 from broker.ports.policy import CatalogSource, PolicyEngine
@@ -54,7 +57,7 @@ from broker.ports.store import Conflict, ConflictError, Store
 from broker.ports.system import Clock, Ids, Steps
 from broker.usecases.caller import Caller
 from broker.usecases.deciding import decide, refuse
-from broker.usecases.ownership import own_task
+from broker.usecases.ownership import own_lease
 from broker.usecases.revoke_leases import RevokeLeases
 from broker.usecases.task_grants import TaskGrants
 
@@ -63,6 +66,7 @@ logger = logging.getLogger(__name__)
 REPLAY_WINDOW: Final = timedelta(seconds=60)
 """How long the same idempotency key gets the same secret again, from memory."""
 _MOST_REPLAYS: Final = 10_000
+_Key = tuple[SpiffeId, TaskId, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +126,8 @@ class AcquireCredential:
         self._ids = ids
         self._steps = steps
         self._timeout = timeout
-        self._under_key: dict[tuple[TaskId, str], _UnderKey] = {}
+        self._under_key: dict[_Key, _UnderKey] = {}
+        self._being_made: set[LeaseId] = set()
 
     async def __call__(self, caller: Caller, request: Acquisition) -> Acquired:
         """Return a live lease and its secret.
@@ -136,32 +141,28 @@ class AcquireCredential:
             LeaseLimitReachedError: too many live leases.
             UnavailableError: store or Vault; nothing was handed out, and nothing is left behind.
         """
-        task = await own_task(self._store, caller.peer, request.task_id)  # A1
         self._forget_old()
-        key = (request.task_id, request.idempotency_key)
+        key = (caller.peer.spiffe_id, request.task_id, request.idempotency_key)
         entry = self._under_key.get(key)
         if entry is None:
-            if task.state is not TaskState.ACTIVE:
-                raise TaskNotActiveError
-            work = asyncio.create_task(self._acquire(caller, task, request), name="acquire")
+            work = asyncio.create_task(self._acquire(caller, request), name="acquire")
             entry = _UnderKey(digest=request.digest, work=work, forget_at=self._clock.now() + REPLAY_WINDOW)
             self._under_key[key] = entry
             work.add_done_callback(lambda done: self._settle(key, done))
             return await asyncio.shield(work)
         if entry.digest != request.digest:  # A2
             raise IdempotencyKeyReusedError
+        acquired = await asyncio.shield(entry.work)
+        lease, task = await own_lease(self._store, caller.peer, acquired.lease.lease_id)
         if task.state is not TaskState.ACTIVE:
             raise TaskNotActiveError
-        acquired = await asyncio.shield(entry.work)
-        lease = await self._store.lease(acquired.lease.lease_id)
-        if lease is None or lease.state is not LeaseState.LIVE:
+        if lease.state is not LeaseState.LIVE:
             raise LeaseNotLiveError
         return Acquired(lease=lease, secret=acquired.secret, destination=acquired.destination)
 
     def is_making(self, lease: Lease) -> bool:
         """Whether this process is issuing the lease at this moment."""
-        entry = self._under_key.get((lease.task_id, lease.idempotency_key))
-        return entry is not None and not entry.work.done()
+        return lease.lease_id in self._being_made
 
     async def drain(self) -> None:
         """Wait until every acquire under way has reached its end."""
@@ -170,11 +171,16 @@ class AcquireCredential:
 
     def forget_task(self, task_id: TaskId) -> None:
         """Drop the secrets of a task that is ending."""
-        for key in [key for key, entry in self._under_key.items() if key[0] == task_id and entry.work.done()]:
+        for key in [key for key, entry in self._under_key.items() if key[1] == task_id and entry.work.done()]:
             del self._under_key[key]
 
-    async def _acquire(self, caller: Caller, task: Task, request: Acquisition) -> Acquired:
+    async def _acquire(self, caller: Caller, request: Acquisition) -> Acquired:
         facts = await self._store.acquire_facts(request.task_id, request.idempotency_key)
+        task = facts.task
+        if task is None or task.owner != caller.peer.spiffe_id:  # A1, rule R7
+            raise TaskNotFoundError
+        if task.state is not TaskState.ACTIVE:
+            raise TaskNotActiveError
         if facts.holds_key is not None:  # A2
             if facts.holds_key.request_digest != request.digest:
                 raise IdempotencyKeyReusedError
@@ -197,18 +203,21 @@ class AcquireCredential:
             await self._deny(caller, context, decision, now)
         self._steps.reached("acquire.decided")
         try:
-            grant = await self._grants.for_lease(task, role, catalog)  # A4
+            grant = await self._grants.current(task, catalog)  # A4
         except ConflictError as error:
             raise TaskNotActiveError from error
         self._steps.reached("acquire.token-made")
         lease = self._intent(task, role, request, grant, now)
-        await self._record_intent(caller, lease, task_type, context, decision, catalog)  # A5
-        self._steps.reached("acquire.intent-durable")
-        credential = await self._issue(caller, lease, grant, role)  # A6
-        self._steps.reached("acquire.vault-issued")
-        lease = await self._record_issue(caller, lease, role, credential)  # A7
+        self._being_made.add(lease.lease_id)
+        try:
+            await self._record_intent(caller, lease, task_type, context, decision, catalog)  # A5
+            self._steps.reached("acquire.intent-durable")
+            credential = await self._issue(caller, lease, grant, role)  # A6
+            self._steps.reached("acquire.vault-issued")
+            lease = await self._record_issue(caller, lease, role, credential)  # A7
+        finally:
+            self._being_made.discard(lease.lease_id)
         self._steps.reached("acquire.issued-durable")
-        self._grants.make_spare(task, role)
         return Acquired(lease=lease, secret=credential.secret, destination=role.destination)  # A8
 
     def _intent(
@@ -283,11 +292,18 @@ class AcquireCredential:
             return await self._issuer.issue(grant, lease.task_id, role, timeout=self._timeout)
         except IssueRefusedError as error:
             logger.error("Vault refused to issue role %s: %s", role.name, error)  # noqa: TRY400
-            self._grants.discard_spares(lease.task_id)
+            await self._void(caller, lease)
+            raise CredentialBackendUnavailableError from error
+        except TokenGoneError as error:
+            logger.warning(
+                "Vault no longer takes the token of %s; the next acquire makes another", lease.task_id
+            )
+            self._grants.retire(lease.task_id, lease.accessor)
             await self._void(caller, lease)
             raise CredentialBackendUnavailableError from error
         except IssueInDoubtError as error:
             logger.error("issue of role %s is in doubt: %s", role.name, error)  # noqa: TRY400
+            self._grants.retire(lease.task_id, lease.accessor)
             await self._take_back(lease, RevokeCause.IN_DOUBT, None)
             raise CredentialBackendUnavailableError from error
 
@@ -360,9 +376,9 @@ class AcquireCredential:
             pass  # ending the task has moved it already; the id is used below all the same
         except BrokerError as error:
             logger.error("lease %s: %s; revoking without the store", lease.lease_id, error.reason)  # noqa: TRY400
-        await self._revoke_leases.take_back(lease.lease_id, vault_lease_id, lease.accessor)
+        await self._revoke_leases.take_back(lease.lease_id, vault_lease_id)
 
-    def _settle(self, key: tuple[TaskId, str], done: asyncio.Task[Acquired]) -> None:
+    def _settle(self, key: _Key, done: asyncio.Task[Acquired]) -> None:
         """Keep only a success for replay; a failure leaves the key free."""
         if done.cancelled() or done.exception() is not None:
             self._under_key.pop(key, None)

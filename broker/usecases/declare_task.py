@@ -13,6 +13,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NoReturn
 
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.catalog import AgentClass, Catalog, TaskType
@@ -128,13 +129,18 @@ class DeclareTask:
         decision: Decision,
         catalog: Catalog,
     ) -> Task:
-        grant = await self._grants.open_task(task, catalog)
+        grant = await self._grants.open(task, catalog)
         self._steps.reached("declare.token-made")
+        tokens = (
+            []
+            if grant is None
+            else [AddTaskToken(task_id=task.task_id, accessor=grant.accessor, at=task.created_at)]
+        )
         try:
             await self._store.commit(
                 [
                     CreateTask(task=task, max_live=agent_class.max_tasks),
-                    AddTaskToken(task_id=task.task_id, accessor=grant.accessor, at=task.created_at),
+                    *tokens,
                     Append(
                         event=AuditEvent(
                             kind=AuditKind.TASK_DECLARED,
@@ -155,7 +161,8 @@ class DeclareTask:
                 ]
             )
         except Exception as error:
-            await self._issuer.revoke_token(grant.accessor, timeout=self._timeout)
+            if grant is not None:
+                await self._issuer.revoke_token(grant.accessor, timeout=self._timeout)
             if isinstance(error, ConflictError):
                 if error.conflict is Conflict.TASK_KEY_TAKEN:  # lost a race with our own twin
                     twin = await self._store.task_by_key(task.owner, task.idempotency_key or "")
@@ -165,7 +172,8 @@ class DeclareTask:
                 raise TaskLimitReachedError(agent_class.max_tasks) from error
             raise
         self._steps.reached("declare.durable")
-        self._grants.remember(task, grant, catalog)
+        if grant is not None:
+            self._grants.remember(task.task_id, grant)
         return task
 
     async def _earlier(self, caller: Caller, declaration: Declaration) -> Task | None:
@@ -176,7 +184,9 @@ class DeclareTask:
             raise IdempotencyKeyReusedError
         return task
 
-    async def _deny(self, caller: Caller, context: DeclareContext, decision: Decision, now: datetime) -> None:
+    async def _deny(
+        self, caller: Caller, context: DeclareContext, decision: Decision, now: datetime
+    ) -> NoReturn:
         await self._store.commit(
             [
                 Append(

@@ -5,8 +5,8 @@
     V3  revoked, with its audit record, durable
 
 A failure is recorded, alarmed and tried again with backoff and jitter, without limit (rule R3). A lease in doubt
-has no Vault lease id: the token that was made for it alone is revoked instead, once Vault can no longer be at
-work on it (rule R2).
+has no Vault lease id: the token under which it was asked for is revoked instead (rule R2), once Vault can no longer
+be at work on it and no other lease lives under that token. Until then nobody holds its secret, and nobody renews it.
 
 What always holds: no lease is worked on twice at once in this process; `revoked` is recorded after V2 only.
 """
@@ -80,7 +80,9 @@ class RevokeLeases:
             StoreUnavailableError: the store; the sweep goes on later.
         """
         leases = await self._store.leases_of(task_id)
-        await asyncio.gather(*(self.attempt(lease) for lease in leases if lease.state is LeaseState.REVOKING))
+        revoking = [lease for lease in leases if lease.state is LeaseState.REVOKING]
+        await asyncio.gather(*(self.attempt(lease) for lease in revoking if lease.vault_lease_id is not None))
+        await asyncio.gather(*(self.attempt(lease) for lease in revoking if lease.vault_lease_id is None))
         await self.finish(task_id)
         return await self._store.task(task_id)
 
@@ -123,9 +125,7 @@ class RevokeLeases:
         work.add_done_callback(lambda _done: self._working.pop(lease.lease_id, None))
         return await asyncio.shield(work)
 
-    async def take_back(
-        self, lease_id: LeaseId, vault_lease_id: VaultLeaseId | None, accessor: TokenAccessor
-    ) -> None:
+    async def take_back(self, lease_id: LeaseId, vault_lease_id: VaultLeaseId | None) -> None:
         """Revoke what an issue left behind, now, even if the store is away.
 
         When the store knows the lease as revoking, this is `attempt`. When it does not answer, Vault is asked all
@@ -137,10 +137,10 @@ class RevokeLeases:
             lease = None
         if lease is not None and lease.state is LeaseState.REVOKING:
             await self.attempt(lease)
-            return
-        work = asyncio.create_task(self._insist(lease_id, vault_lease_id, accessor), name="take-back")
-        self._background.add(work)
-        work.add_done_callback(self._background.discard)
+        elif vault_lease_id is not None:
+            work = asyncio.create_task(self._insist(lease_id, vault_lease_id), name="take-back")
+            self._background.add(work)
+            work.add_done_callback(self._background.discard)
 
     async def drain(self) -> None:
         """Wait for attempts under way (not for ones that insist while Vault is away)."""
@@ -151,11 +151,11 @@ class RevokeLeases:
         if lease.vault_lease_id is None:
             if self.being_made(lease):
                 return False
-            if now < lease.intended_at + IN_DOUBT_GRACE:
+            if now < lease.intended_at + IN_DOUBT_GRACE or await self._others_live_under_its_token(lease):
                 return False
         async with self._at_once:
             try:
-                await self._revoke_at_backend(lease.vault_lease_id, lease.accessor, cause=lease.revoke_cause)
+                await self._revoke_at_backend(lease.vault_lease_id, lease.accessor)
             except BrokerError as error:
                 await self._record_failure(lease, error)
                 return False
@@ -189,13 +189,22 @@ class RevokeLeases:
         )
         return True
 
-    async def _revoke_at_backend(
-        self, vault_lease_id: VaultLeaseId | None, accessor: TokenAccessor, *, cause: RevokeCause | None
-    ) -> None:
+    async def _others_live_under_its_token(self, lease: Lease) -> bool:
+        try:
+            leases = await self._store.leases_of(lease.task_id)
+        except BrokerError:
+            return True
+        return any(
+            other.accessor == lease.accessor
+            and not other.state.is_final
+            and (other.vault_lease_id is not None or self.being_made(other))
+            for other in leases
+        )
+
+    async def _revoke_at_backend(self, vault_lease_id: VaultLeaseId | None, accessor: TokenAccessor) -> None:
         if vault_lease_id is not None:
             await self._issuer.revoke(vault_lease_id, timeout=self._timeout)
-        if vault_lease_id is None or cause is not RevokeCause.TASK_ENDED:
-            # At a task's end its own token takes all its children with it, in one call.
+        else:
             await self._issuer.revoke_token(accessor, timeout=self._timeout)
 
     async def _record_failure(self, lease: Lease, error: BrokerError) -> None:
@@ -227,13 +236,11 @@ class RevokeLeases:
         except (ConflictError, BrokerError) as failure:
             logger.warning("lease %s: failure not recorded: %s", lease.lease_id, type(failure).__name__)
 
-    async def _insist(
-        self, lease_id: LeaseId, vault_lease_id: VaultLeaseId | None, accessor: TokenAccessor
-    ) -> None:
+    async def _insist(self, lease_id: LeaseId, vault_lease_id: VaultLeaseId) -> None:
         attempts = 0
         while True:
             try:
-                await self._revoke_at_backend(vault_lease_id, accessor, cause=None)
+                await self._issuer.revoke(vault_lease_id, timeout=self._timeout)
             except BrokerError as error:
                 pause = self._pause(attempts)
                 logger.error(  # noqa: TRY400
@@ -251,4 +258,4 @@ class RevokeLeases:
     def _pause(self, attempts: int) -> timedelta:
         """Exponential with full jitter in its upper half, bounded."""
         whole = min(_FIRST_PAUSE * 2 ** min(attempts, 10), _LONGEST_PAUSE)
-        return whole * (0.5 + self._ids.fraction() / 2)
+        return timedelta(seconds=whole.total_seconds() * (0.5 + self._ids.fraction() / 2))

@@ -185,10 +185,11 @@ def task_tokens_of(session: Session, task_id: TaskId) -> tuple[TokenAccessor, ..
 
 
 def acquire_facts(session: Session, task_id: TaskId, key: str) -> AcquireFacts:
-    """A task's past, for an acquire."""
+    """A task and its past, for an acquire."""
     under_key = _leases(session.rows(_BY_KEY, b_task=task_id, b_key=key))
     counts = session.rows(_COUNTS, b_task=task_id)[0]
     return AcquireFacts(
+        task=task(session, task_id),
         holds_key=next((found for found in under_key if found.holds_key), None),
         open_leases=counts["open_leases"],
         denials=counts["denials"],

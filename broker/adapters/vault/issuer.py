@@ -1,8 +1,7 @@
 """Makes, renews and revokes dynamic credentials in Vault. Implements ports.issuing.CredentialIssuer.
 
-What always holds: a task's token holds exactly its roles' policies and the right to make children; a lease's
-token holds one role's policy; neither can be renewed, and both die by themselves. Revoking is synchronous, and
-said to be done only when Vault no longer knows the lease (rule R3).
+What always holds: a task's token holds exactly its roles' policies, cannot be renewed, and dies by itself. Revoking
+is synchronous, and said to be done only when Vault no longer knows the lease (rule R3).
 """
 
 from __future__ import annotations
@@ -29,9 +28,6 @@ from broker.ports.issuing import (
 
 logger = logging.getLogger(__name__)
 
-TASK_POLICY: Final = "tasklease-task"
-"""Lets a task's token make children, and nothing else."""
-
 _FORBIDDEN: Final = 403
 _BAD_REQUEST: Final = 400
 
@@ -48,7 +44,10 @@ class VaultCredentialIssuer:
         self, task_id: TaskId, roles: Sequence[CredentialRole], ttl: timedelta, *, timeout: timedelta
     ) -> TokenGrant:
         """Make the task's orphan token through the token role, with the broker's own token."""
-        body = _token_body(task_id, [TASK_POLICY, *(role.vault_policy for role in roles)], ttl)
+        if not roles:
+            message = "a token without policies would be given all that the token role allows"
+            raise ValueError(message)
+        body = _token_body(task_id, [role.vault_policy for role in roles], ttl)
         try:
             answer = await self._as_broker(
                 "post", f"auth/token/create/{self._token_role}", body, correlation=task_id, timeout=timeout
@@ -58,36 +57,18 @@ class VaultCredentialIssuer:
             raise CredentialBackendUnavailableError from error
         return _grant(answer)
 
-    async def open_lease(
-        self, task: TokenGrant, task_id: TaskId, role: CredentialRole, ttl: timedelta, *, timeout: timedelta
-    ) -> TokenGrant:
-        """Make a child of the task's token, with the task's token."""
+    async def issue(
+        self, grant: TokenGrant, task_id: TaskId, role: CredentialRole, *, timeout: timedelta
+    ) -> IssuedCredential:
+        """Read or update the role's path, with the task's token."""
+        method, body = ("get", None) if role.method is IssueMethod.READ else ("post", dict(role.parameters))
         try:
             answer = await self._connection.call(
-                "post",
-                "auth/token/create",
-                token=task.token,
-                body=_token_body(task_id, [role.vault_policy], ttl),
-                correlation=task_id,
-                timeout=timeout,
+                method, role.vault_path, token=grant.token, body=body, correlation=task_id, timeout=timeout
             )
         except VaultCallError as error:
             if error.status == _FORBIDDEN:
                 raise TokenGoneError from error
-            logger.error("no token for a lease of task %s: %s", task_id, error)
-            raise CredentialBackendUnavailableError from error
-        return _grant(answer)
-
-    async def issue(
-        self, lease: TokenGrant, task_id: TaskId, role: CredentialRole, *, timeout: timedelta
-    ) -> IssuedCredential:
-        """Read or update the role's path, with the lease's token."""
-        method, body = ("get", None) if role.method is IssueMethod.READ else ("post", dict(role.parameters))
-        try:
-            answer = await self._connection.call(
-                method, role.vault_path, token=lease.token, body=body, correlation=task_id, timeout=timeout
-            )
-        except VaultCallError as error:
             if error.refused:
                 raise IssueRefusedError(str(error)) from error
             raise IssueInDoubtError(str(error)) from error
@@ -173,7 +154,7 @@ class VaultCredentialIssuer:
 def _token_body(task_id: TaskId, policies: Sequence[str], ttl: timedelta) -> dict[str, Any]:
     seconds = f"{max(int(ttl.total_seconds()), 1)}s"
     return {
-        "policies": list(policies),  # never empty: Vault would grant all that the role or parent allows
+        "policies": list(policies),
         "no_default_policy": True,
         "meta": {"tasklease_task": task_id},
         "display_name": task_id,

@@ -1,6 +1,6 @@
 """Makes Vault match the catalog: policies, token role, the broker's JWT role. For the platform team's own token.
 
-What always holds: only what bears one of our names is touched (`tasklease-broker`, `tasklease-task`,
+What always holds: only what bears one of our names is touched (`tasklease-broker`,
 `tasklease-role-*`, the token role, the auth role); a second run finds nothing to do; what is gone from the catalog
 is gone from Vault afterwards. The broker never runs this: it could not.
 """
@@ -20,7 +20,6 @@ from broker.domain.catalog import Catalog, CredentialRole, Engine, IssueMethod
 
 ROLE_PREFIX: Final = "tasklease-role-"
 BROKER_POLICY: Final = "tasklease-broker"
-TASK_POLICY: Final = "tasklease-task"
 
 
 class Action(StrEnum):
@@ -80,14 +79,6 @@ def broker_policy(token_role: str) -> str:
     return "\n".join(rules) + "\n"
 
 
-def task_policy() -> str:
-    """What a task's own token may do: make one child a lease."""
-    return (
-        "# Written by `tasklease catalog apply`. A task's token makes one child for each lease.\n"
-        'path "auth/token/create" {\n  capabilities = ["update"]\n}\n'
-    )
-
-
 def role_policy(role: CredentialRole) -> str:
     """Exactly one path, with exactly the parameters of the catalog."""
     capability = "read" if role.method is IssueMethod.READ else "update"
@@ -113,7 +104,6 @@ def plan(client: hvac.Client, catalog: Catalog, names: Names) -> Plan:
     """
     wanted = {
         BROKER_POLICY: broker_policy(names.token_role),
-        TASK_POLICY: task_policy(),
         **{role.vault_policy: role_policy(role) for role in catalog.credential_roles.values()},
     }
     items: list[Item] = []
@@ -151,7 +141,7 @@ def apply(client: hvac.Client, item: Item) -> None:
 
 def _token_role() -> dict[str, Any]:
     return {
-        "allowed_policies_glob": [f"{ROLE_PREFIX}*", TASK_POLICY],
+        "allowed_policies_glob": [f"{ROLE_PREFIX}*"],
         "orphan": True,
         "renewable": False,
         "token_explicit_max_ttl": 90_000,  # 25 h: the longest task and a little

@@ -173,5 +173,5 @@ def test_the_version_is_the_pinned_one(part: Part) -> None:
 
 
 def test_the_build_of_vault_requires_the_pinned_version() -> None:
-    module = Path(__file__).parents[3] / "vault/build/go.mod"
+    module = Path(__file__).parents[3] / "vault/module/go.mod"
     assert f"require github.com/hashicorp/vault v{VAULT.version}\n" in module.read_text()
