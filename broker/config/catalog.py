@@ -184,9 +184,11 @@ def load_catalog(path: Path) -> Catalog:
     for file in files:
         try:
             node = read_yaml(file)
-            models.append((file, node, CatalogModel.model_validate(plain(node))))
         except ConfigError as error:
             problems += error.problems
+            continue
+        try:
+            models.append((file, node, CatalogModel.model_validate(plain(node))))
         except ValidationError as error:
             problems += problems_of(error, file, node, _KNOWN_KEYS)
     if problems:

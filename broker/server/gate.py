@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -39,6 +39,10 @@ from broker.usecases.caller import Caller
 
 logger = logging.getLogger(__name__)
 
+_Context = grpc.aio.ServicerContext[Any, Any]
+_Handler = Any
+"""A grpc.RpcMethodHandler of an asyncio server; the published types know only the synchronous one."""
+
 _LEAST_TIME_LEFT: Final = timedelta(milliseconds=1)
 
 
@@ -59,10 +63,10 @@ def admitted() -> Admitted:
     return _current.get()
 
 
-class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types here
+class Gate(grpc.aio.ServerInterceptor):
     """See the module."""
 
-    def __init__(  # noqa: PLR0913 - what is checked at the gate
+    def __init__(
         self,
         *,
         verifier: PeerVerifier,
@@ -80,9 +84,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no typ
         self.stopping = asyncio.Event()
 
     @asynccontextmanager
-    async def admit(
-        self, method: str, context: grpc.aio.ServicerContext[Any, Any], request_id: RequestId
-    ) -> AsyncIterator[None]:
+    async def admit(self, method: str, context: _Context, request_id: RequestId) -> AsyncIterator[None]:
         """Everything that is checked before a handler runs, in this order.
 
         1. the broker is not stopping          2. the RPC is listed (R5)
@@ -129,58 +131,54 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no typ
         if handler.stream_stream is not None:
             return grpc.stream_stream_rpc_method_handler(
                 self._both_streams(method, handler),
-                request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(self._unknown)
 
-    def _unary(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., Awaitable[Any]]:
-        async def behave(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401 - any message
+    def _unary(self, method: str, handler: _Handler) -> Callable[..., Awaitable[Any]]:
+        async def behave(request: bytes, context: _Context) -> Any:  # noqa: ANN401 - any message
             request_id = self._ids.request_id()
             try:
                 async with self.admit(method, context, request_id):
                     return await handler.unary_unary(_parse(handler, request), context)
             except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
                 status = _to_status(error, method, request_id)
-            await context.abort_with_status(status)
+            return await context.abort_with_status(status)
 
         return behave
 
-    def _stream(
-        self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
-    ) -> Callable[..., AsyncIterator[Any]]:
-        async def behave(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+    def _stream(self, method: str, handler: _Handler) -> Callable[..., AsyncIterator[Any]]:
+        async def behave(request: bytes, context: _Context) -> AsyncIterator[Any]:
             request_id = self._ids.request_id()
             try:
                 async with self.admit(method, context, request_id):
                     async for response in handler.unary_stream(_parse(handler, request), context):
                         yield response
-                    return
             except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
                 status = _to_status(error, method, request_id)
+            else:
+                return
             await context.abort_with_status(status)
 
         return behave
 
-    def _both_streams(
-        self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
-    ) -> Callable[..., AsyncIterator[Any]]:
-        async def behave(
-            requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
-        ) -> AsyncIterator[Any]:
+    def _both_streams(self, method: str, handler: _Handler) -> Callable[..., AsyncIterator[Any]]:
+        async def behave(requests: AsyncIterator[bytes], context: _Context) -> AsyncIterator[Any]:
             request_id = self._ids.request_id()
             try:
                 async with self.admit(method, context, request_id):
-                    async for response in handler.stream_stream(requests, context):
+                    messages = (_parse(handler, request) async for request in requests)
+                    async for response in handler.stream_stream(messages, context):
                         yield response
-                    return
             except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
                 status = _to_status(error, method, request_id)
+            else:
+                return
             await context.abort_with_status(status)
 
         return behave
 
-    async def _unknown(self, _request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def _unknown(self, _request: bytes, context: _Context) -> None:
         await context.abort_with_status(status_of(RpcUnknownError(), self._ids.request_id()))
 
     def _rule(self, method: str) -> RpcRule:
@@ -189,13 +187,13 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no typ
             raise RpcUnknownError
         return rule
 
-    def _verify(self, context: grpc.aio.ServicerContext[Any, Any]) -> VerifiedPeer:
+    def _verify(self, context: _Context) -> VerifiedPeer:
         shown = context.auth_context()
-        leaf = shown.get("x509_pem_cert", [None])[0]
-        return self._verifier.verify(leaf, shown.get("x509_pem_cert_chain", []))
+        leaf = next(iter(shown.get("x509_pem_cert", ())), None)
+        return self._verifier.verify(leaf, list(shown.get("x509_pem_cert_chain", ())))
 
 
-def _parse(handler: grpc.RpcMethodHandler[Any, Any], request: bytes) -> Any:  # noqa: ANN401 - any message
+def _parse(handler: _Handler, request: bytes) -> Any:  # noqa: ANN401 - any message
     try:
         return handler.request_deserializer(request)
     except (DecodeError, ValueError) as error:
@@ -203,8 +201,8 @@ def _parse(handler: grpc.RpcMethodHandler[Any, Any], request: bytes) -> Any:  # 
         raise FieldInvalidError([violation]) from error
 
 
-def _time_left(context: grpc.aio.ServicerContext[Any, Any]) -> timedelta | None:
-    seconds = context.time_remaining()
+def _time_left(context: _Context) -> timedelta | None:
+    seconds = cast("float | None", context.time_remaining())
     if seconds is None:
         return None
     try:

@@ -20,7 +20,7 @@ async def run_rounds(
         try:
             await one_round()
         except BrokerError as error:
-            logger.error("%s: %s; next round in %s", name, error.reason, every)  # noqa: TRY400
+            logger.error("%s: %s; next round in %s", name, error.reason, every)
         except Exception:
             logger.exception("%s failed; next round in %s", name, every)
         await clock.sleep(every)

@@ -54,8 +54,8 @@ class GrpcServer:
                 ("grpc.max_connection_age_grace_ms", 60_000),
             ],
         )
-        tasks_pb2_grpc.add_TaskServiceServicer_to_server(tasks, self._server)
-        credentials_pb2_grpc.add_CredentialServiceServicer_to_server(credentials, self._server)
+        tasks_pb2_grpc.add_TaskServiceServicer_to_server(tasks, self._server)  # type: ignore[no-untyped-call]
+        credentials_pb2_grpc.add_CredentialServiceServicer_to_server(credentials, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

@@ -291,7 +291,7 @@ class AcquireCredential:
         try:
             return await self._issuer.issue(grant, lease.task_id, role, timeout=self._timeout)
         except IssueRefusedError as error:
-            logger.error("Vault refused to issue role %s: %s", role.name, error)  # noqa: TRY400
+            logger.error("Vault refused to issue role %s: %s", role.name, error)
             await self._void(caller, lease)
             raise CredentialBackendUnavailableError from error
         except TokenGoneError as error:
@@ -302,7 +302,7 @@ class AcquireCredential:
             await self._void(caller, lease)
             raise CredentialBackendUnavailableError from error
         except IssueInDoubtError as error:
-            logger.error("issue of role %s is in doubt: %s", role.name, error)  # noqa: TRY400
+            logger.error("issue of role %s is in doubt: %s", role.name, error)
             self._grants.retire(lease.task_id, lease.accessor)
             await self._take_back(lease, RevokeCause.IN_DOUBT, None)
             raise CredentialBackendUnavailableError from error
@@ -375,7 +375,7 @@ class AcquireCredential:
         except ConflictError:
             pass  # ending the task has moved it already; the id is used below all the same
         except BrokerError as error:
-            logger.error("lease %s: %s; revoking without the store", lease.lease_id, error.reason)  # noqa: TRY400
+            logger.error("lease %s: %s; revoking without the store", lease.lease_id, error.reason)
         await self._revoke_leases.take_back(lease.lease_id, vault_lease_id)
 
     def _settle(self, key: _Key, done: asyncio.Task[Acquired]) -> None:

@@ -64,7 +64,7 @@ class Declaration:
 class DeclareTask:
     """See the module."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the ports of one path
         self,
         *,
         store: Store,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.changes import Append
 from broker.domain.changes import RevokeLease as RevokeLeaseChange
@@ -40,15 +42,9 @@ class ReleaseCredential:
             request_id=caller.request_id,
             facts={"role": lease.role, "cause": RevokeCause.RELEASED.value},
         )
-        try:
-            await self._store.commit(
-                [
-                    RevokeLeaseChange(lease_id=lease_id, cause=RevokeCause.RELEASED, at=now),
-                    Append(event=event),
-                ]
-            )
-        except ConflictError:
-            pass  # being revoked, or final
+        change = RevokeLeaseChange(lease_id=lease_id, cause=RevokeCause.RELEASED, at=now)
+        with suppress(ConflictError):  # being revoked, or final
+            await self._store.commit([change, Append(event=event)])
         lease, _task = await own_lease(self._store, caller.peer, lease_id)
         if not lease.state.is_final:
             await self._revoke_leases.attempt(lease)

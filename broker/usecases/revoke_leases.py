@@ -23,7 +23,7 @@ from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.changes import Append, Change, ConfirmRevoked, FinishTask, PostponeRevocation
 from broker.domain.errors import BrokerError
 from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor, VaultLeaseId
-from broker.domain.lease import Lease, LeaseState, RevokeCause
+from broker.domain.lease import Lease, LeaseState
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
 from broker.ports.issuing import CredentialIssuer
@@ -107,7 +107,7 @@ class RevokeLeases:
             task = await self._store.task(task_id)  # another driver was first
             return task is not None and task.state is TaskState.ENDED
         except BrokerError as error:
-            logger.error("task %s holds nothing but cannot be finished: %s", task_id, error.reason)  # noqa: TRY400
+            logger.error("task %s holds nothing but cannot be finished: %s", task_id, error.reason)
             return False
         self._events.publish(task_id, TaskEvent(kind=EventKind.TASK_ENDED, at=now))
         return True
@@ -180,7 +180,7 @@ class RevokeLeases:
         except ConflictError:
             return True  # recorded by somebody else
         except BrokerError as error:
-            logger.error("lease %s is revoked but not recorded: %s", lease.lease_id, error.reason)  # noqa: TRY400
+            logger.error("lease %s is revoked but not recorded: %s", lease.lease_id, error.reason)
             return False
         self._steps.reached("revoke.durable")
         self._events.publish(
@@ -243,7 +243,7 @@ class RevokeLeases:
                 await self._issuer.revoke(vault_lease_id, timeout=self._timeout)
             except BrokerError as error:
                 pause = self._pause(attempts)
-                logger.error(  # noqa: TRY400
+                logger.error(
                     "lease %s is NOT taken back (%s); next attempt in %.1f s",
                     lease_id,
                     error.reason,

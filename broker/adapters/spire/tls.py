@@ -35,7 +35,11 @@ def server_credentials(identity: WorkloadIdentity) -> grpc.ServerCredentials:
         return configuration
 
     initial = _configuration(identity)
-    return grpc.dynamic_ssl_server_credentials(initial, fetch, require_client_authentication=True)
+    return grpc.dynamic_ssl_server_credentials(
+        initial,
+        fetch,  # type: ignore[arg-type]  # None is "as before", says grpc's documentation; its types do not
+        require_client_authentication=True,
+    )
 
 
 def _configuration(identity: WorkloadIdentity) -> grpc.ServerCertificateConfiguration:

@@ -78,7 +78,7 @@ class SqliteSession:
     def rows(self, statement: Statement, **values: Any) -> list[Row]:  # noqa: ANN401 - column values
         """Run a query."""
         sql, fixed = statement.for_sqlite()
-        return self._connection.execute(sql, _plain(fixed, values)).fetchall()  # type: ignore[return-value]
+        return self._connection.execute(sql, _plain(fixed, values)).fetchall()
 
     def change(self, statement: Statement, **values: Any) -> int:  # noqa: ANN401 - column values
         """Run an INSERT, UPDATE or DELETE."""

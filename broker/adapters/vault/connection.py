@@ -103,7 +103,7 @@ class VaultConnection:
         adapter = RawAdapter(
             base_uri=self._address,
             token=None if token is None else token.reveal(),
-            timeout=max(seconds, 0.001),  # type: ignore[arg-type]  # hvac says int; requests takes seconds
+            timeout=max(seconds, 0.001),
             allow_redirects=False,
             session=self._session(),
             namespace=self._namespace,

@@ -123,7 +123,7 @@ class VaultCredentialIssuer:
             logger.error("token is not revoked: %s", error)
             raise CredentialBackendUnavailableError from error
 
-    async def _as_broker(
+    async def _as_broker(  # noqa: PLR0913 - one call's parts
         self,
         method: str,
         path: str,
