@@ -213,8 +213,10 @@ async def test_the_command_inherits_no_blocked_or_ignored_signals(tasklease: Exe
     code, out, _err = await tasklease.run("grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status")
     assert code == 0
     masks = dict(line.split(":\t") for line in out.splitlines())
-    assert int(masks["SigBlk"], 16) == 0
-    assert int(masks["SigIgn"], 16) == 0
+    # 32 and 33 are the C library's own: no program can set them, and whoever runs the tests may have left them set.
+    ours = ~(1 << 31 | 1 << 32)
+    assert int(masks["SigBlk"], 16) & ours == 0
+    assert int(masks["SigIgn"], 16) & ours == 0
 
 
 async def test_ctrl_c_on_a_terminal_reaches_the_command_once(tasklease: Exec) -> None:
