@@ -39,7 +39,7 @@ baseline: $(READY) ## Accept the wire as it is now: later breaking changes are m
 	@$(BIN)/buf build --exclude-source-info -o proto/baseline.binpb
 
 bench: $(READY) ## Measure acquire and complete against Vault and PostgreSQL directly
-	@$(BIN)/python bench/run.py
+	@$(BIN)/python -m bench.run
 
 images: $(READY) ## Build the container images locally, under the names of docker-compose.yml
 	@docker/build-local-images.sh

@@ -1,0 +1,1 @@
+"""Benchmarks: ours beside the bare thing, in one run, as ratios. `make bench`."""

@@ -1,0 +1,96 @@
+"""`make bench`: measures, prints a table, writes build/bench.json."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import acquire, complete, figures
+from bench.stack import measured
+from broker.devstack.parts import REPOSITORY
+
+FILE = REPOSITORY / "build/bench.json"
+TARGETS = {
+    "acquire.p50_ratio_1": ("at most", 1.5),
+    "acquire.throughput_ratio_16": ("at least", 0.85),
+    "complete.refused_p99_s_20": ("under", 1.0),
+}
+
+
+async def run(console: Console, scale: float) -> dict[str, float]:
+    """Everything, in one run on one stack."""
+    found: dict[str, float] = {}
+    with measured(lambda line: console.print(f"  {line}", style="dim")) as stack:
+        console.print("acquire, one client")
+        found |= await acquire.one_client(stack, runs=_at_least(300 * scale))
+        console.print("acquire, 16 clients")
+        found |= await acquire.many_clients(stack, clients=16, each=20, rounds=_at_least(5 * scale))
+        for leases, runs in ((1, 100), (20, 100)):
+            console.print(f"complete, {leases} leases")
+            found |= await complete.until_refused(stack, leases=leases, runs=_at_least(runs * scale))
+    return found
+
+
+def _at_least(count: float) -> int:
+    return max(int(count), 2)
+
+
+def report(console: Console, found: dict[str, float]) -> None:
+    """The tables."""
+    rows = []
+    for clients in (1, 16):
+        for name, unit in (("p50", "ms"), ("p99", "ms")):
+            ours, bare = (found[f"acquire.{who}_{name}_ms_{clients}"] for who in ("broker", "direct"))
+            rows.append(
+                [f"{clients}", name, f"{ours:.1f} {unit}", f"{bare:.1f} {unit}", f"{ours / bare:.2f}"]
+            )
+    ours, bare = found["acquire.broker_per_s_16"], found["acquire.direct_per_s_16"]
+    ratio = found["acquire.throughput_ratio_16"]
+    rows.append(["16", "credentials a second", f"{ours:.0f}", f"{bare:.0f}", f"{ratio:.2f}"])
+    figures.show(
+        console,
+        f"acquire ({found['acquire.runs_1']:.0f} runs with one client, {found['acquire.runs_16']:.0f} with 16)",
+        ["clients", "", "broker", "direct Vault read", "ratio"],
+        rows,
+    )
+    figures.show(
+        console,
+        "from complete until PostgreSQL refuses every credential of the task",
+        ["leases", "runs", "p50", "p99", "longest"],
+        [
+            [
+                f"{leases}",
+                f"{found[f'complete.runs_{leases}']:.0f}",
+                *(
+                    f"{found[f'complete.refused_{name}_s_{leases}'] * 1000:.0f} ms"
+                    for name in ("p50", "p99", "max")
+                ),
+            ]
+            for leases in (1, 20)
+        ],
+    )
+    for key, (how, target) in TARGETS.items():
+        met = found[key] >= target if how == "at least" else found[key] <= target
+        console.print(f"  {key} = {found[key]:.2f}, {how} {target}: {'met' if met else '[red]not met[/]'}")
+
+
+def main() -> None:
+    """Parse, run, report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", type=float, default=1.0, help="a tenth (0.1) of the runs is a quick look")
+    parser.add_argument("--output", type=Path, default=FILE, help="JSON; figures of other benchmarks stay")
+    arguments = parser.parse_args()
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    console = Console(highlight=False)
+    found = asyncio.run(run(console, arguments.scale))
+    report(console, found)
+    figures.keep(arguments.output, found)
+    console.print(f"  written to {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
