@@ -64,7 +64,7 @@ async def many_clients(measured: Measured, *, clients: int, each: int, rounds: i
         with ThreadPoolExecutor(clients) as pool:
             for number in range(rounds + 1):
                 seconds, times = await _direct_round(vaults, pool, each)
-                admin.sys.revoke_prefix(VAULT_PATH, sync=True)
+                admin.adapter.put(f"/v1/sys/leases/revoke-prefix/{VAULT_PATH}", json={"sync": True})
                 mine, my_times = await _broker_round(brokers, each)
                 if number:  # the first warms up
                     direct.append(clients * each / seconds)

@@ -37,5 +37,5 @@ fi
 echo "setup: installing $(grep -c '==' requirements-dev.lock) packages, each checked by hash"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 echo "setup: installing tasklease itself, editable"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 touch .venv/.ready

@@ -67,6 +67,7 @@ class Agent:
             "lease_id": self._credential.lease_id,
             "username": self._credential["username"].reveal(),
             "shown": repr(self._credential),
+            "shows_password": self._credential["password"].reveal() in repr(self._credential),
             "ms": took * 1000,
             "seconds_left": (self._credential.expires_at - datetime.now(UTC)).total_seconds(),
         }
