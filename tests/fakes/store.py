@@ -1,0 +1,338 @@
+"""State in memory, with the preconditions of ports.store checked by the domain's own state machines."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import assert_never
+
+from broker.domain import changes as c
+from broker.domain.audit import AuditKind, AuditRecord, ChainHead, append
+from broker.domain.errors import (
+    FieldInvalidError,
+    FieldViolation,
+    IllegalTransitionError,
+    StoreUnavailableError,
+)
+from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor
+from broker.domain.lease import Lease, LeaseState, RevokeCause
+from broker.domain.spiffe import SpiffeId
+from broker.domain.task import Task, TaskState
+from broker.ports.store import AcquireFacts, Conflict, ConflictError, TaskPage
+
+_LAST = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(slots=True, kw_only=True)
+class _State:
+    tasks: dict[TaskId, Task] = field(default_factory=dict)
+    leases: dict[LeaseId, Lease] = field(default_factory=dict)
+    tokens: dict[TokenAccessor, TaskId] = field(default_factory=dict)
+    records: list[AuditRecord] = field(default_factory=list)
+
+    def copy(self) -> _State:
+        return _State(
+            tasks=dict(self.tasks),
+            leases=dict(self.leases),
+            tokens=dict(self.tokens),
+            records=list(self.records),
+        )
+
+    @property
+    def head(self) -> ChainHead | None:
+        if not self.records:
+            return None
+        return ChainHead(sequence=self.records[-1].sequence, hash=self.records[-1].hash)
+
+    def open_leases(self, task_id: TaskId) -> list[Lease]:
+        return [lease for lease in self.leases.values() if lease.task_id == task_id and _is_open(lease)]
+
+
+class FakeStore:
+    """Implements ports.store.Store. While `down`, nothing works."""
+
+    def __init__(self) -> None:
+        self.down = False
+        self.held: set[SpiffeId] = set()
+        self._state = _State()
+        self._before: list[tuple[type[c.Change], Callable[[], Awaitable[object] | None]]] = []
+
+    def before(self, change: type[c.Change], action: Callable[[], Awaitable[object] | None]) -> None:
+        """Do `action` once, right before the next commit that holds such a change; it may raise."""
+        self._before.append((change, action))
+
+    async def commit(self, changes: Sequence[c.Change]) -> None:
+        for planned in list(self._before):
+            kind, action = planned
+            if any(isinstance(change, kind) for change in changes):
+                self._before.remove(planned)
+                result = action()
+                if inspect.isawaitable(result):
+                    await result
+        self._check()
+        draft = self._state.copy()
+        for change in changes:
+            _apply(draft, change)
+        self._state = draft
+
+    async def task(self, task_id: TaskId) -> Task | None:
+        self._check()
+        return self._state.tasks.get(task_id)
+
+    async def task_by_key(self, owner: SpiffeId, idempotency_key: str) -> Task | None:
+        self._check()
+        found = (t for t in self._state.tasks.values() if t.owner == owner)
+        return next((task for task in found if task.idempotency_key == idempotency_key), None)
+
+    async def tasks_of(
+        self, owner: SpiffeId, *, states: AbstractSet[TaskState], page_size: int, page_token: str
+    ) -> TaskPage:
+        self._check()
+        mine = sorted(
+            (
+                task
+                for task in self._state.tasks.values()
+                if task.owner == owner and (not states or task.state in states)
+            ),
+            key=lambda task: task.task_id,
+            reverse=True,
+        )
+        if page_token:
+            whose, _, last = page_token.partition("|")
+            if whose != str(owner) or not last:
+                raise FieldInvalidError([FieldViolation(field="page_token", remedy="give it back as it was")])
+            mine = [task for task in mine if task.task_id < last]
+        page = tuple(mine[:page_size])
+        more = len(mine) > page_size
+        return TaskPage(tasks=page, next_token=f"{owner}|{page[-1].task_id}" if more else "")
+
+    async def lease(self, lease_id: LeaseId) -> Lease | None:
+        self._check()
+        return self._state.leases.get(lease_id)
+
+    async def leases_of(self, task_id: TaskId) -> tuple[Lease, ...]:
+        found = self._leases(lambda lease: lease.task_id == task_id)
+        return tuple(sorted(found, key=lambda lease: (lease.intended_at, lease.lease_id)))
+
+    async def task_tokens(self, task_id: TaskId) -> tuple[TokenAccessor, ...]:
+        self._check()
+        return tuple(accessor for accessor, owner in self._state.tokens.items() if owner == task_id)
+
+    async def acquire_facts(self, task_id: TaskId, idempotency_key: str) -> AcquireFacts:
+        leases = self._leases(lambda lease: lease.task_id == task_id)
+        return AcquireFacts(
+            task=self._state.tasks.get(task_id),
+            holds_key=next((x for x in leases if x.idempotency_key == idempotency_key and x.holds_key), None),
+            open_leases=sum(map(_is_open, leases)),
+            denials=sum(
+                record.event.task_id == task_id and record.event.kind == AuditKind.CREDENTIAL_DENIED
+                for record in self._state.records
+            ),
+        )
+
+    async def lapsed_tasks(self, now: datetime, limit: int) -> tuple[Task, ...]:
+        self._check()
+        lapsed = [task for task in self._state.tasks.values() if task.lapsed(now) is not None]
+        return tuple(sorted(lapsed, key=lambda task: task.deadline)[:limit])
+
+    async def ending_tasks(self, limit: int) -> tuple[Task, ...]:
+        self._check()
+        ending = [
+            task
+            for task in self._state.tasks.values()
+            if task.state is TaskState.ENDING and not self._state.open_leases(task.task_id)
+        ]
+        return tuple(sorted(ending, key=lambda task: task.end.at if task.end else _LAST)[:limit])
+
+    async def leases_due_for_renewal(self, before: datetime, limit: int) -> tuple[Lease, ...]:
+        def due(lease: Lease) -> bool:
+            return (
+                lease.state is LeaseState.LIVE
+                and lease.renewable
+                and _expiry(lease) < min(before, lease.max_expires_at)
+                and self._state.tasks[lease.task_id].state is TaskState.ACTIVE
+            )
+
+        return tuple(sorted(self._leases(due), key=_expiry)[:limit])
+
+    async def leases_expired(self, now: datetime, limit: int) -> tuple[Lease, ...]:
+        found = self._leases(lambda lease: lease.state is LeaseState.LIVE and _expiry(lease) <= now)
+        return tuple(sorted(found, key=_expiry)[:limit])
+
+    async def leases_to_revoke(self, now: datetime, limit: int) -> tuple[Lease, ...]:
+        found = self._leases(lambda lease: lease.state is LeaseState.REVOKING and _next(lease) <= now)
+        return tuple(sorted(found, key=_next)[:limit])
+
+    async def leases_intended(self, before: datetime, limit: int) -> tuple[Lease, ...]:
+        found = self._leases(lambda lease: lease.state is LeaseState.INTENDED and lease.intended_at <= before)
+        return tuple(sorted(found, key=lambda lease: lease.intended_at)[:limit])
+
+    async def unrevoked(self) -> int:
+        return len(self._leases(lambda lease: lease.state is LeaseState.REVOKING))
+
+    async def quarantined(self) -> frozenset[SpiffeId]:
+        self._check()
+        return frozenset(self.held)
+
+    async def audit_records(self, after: int, limit: int) -> tuple[AuditRecord, ...]:
+        self._check()
+        return tuple(record for record in self._state.records if record.sequence > after)[:limit]
+
+    async def audit_head(self) -> ChainHead | None:
+        self._check()
+        return self._state.head
+
+    async def close(self) -> None:
+        self.down = True
+
+    def _check(self) -> None:
+        if self.down:
+            raise StoreUnavailableError
+
+    def _leases(self, wanted: Callable[[Lease], bool]) -> list[Lease]:
+        self._check()
+        return [lease for lease in self._state.leases.values() if wanted(lease)]
+
+
+def _is_open(lease: Lease) -> bool:
+    return not lease.state.is_final
+
+
+def _expiry(lease: Lease) -> datetime:
+    return lease.expires_at or _LAST
+
+
+def _next(lease: Lease) -> datetime:
+    return lease.next_attempt_at or _LAST
+
+
+def _apply(state: _State, change: c.Change) -> None:
+    match change:
+        case c.Append():
+            state.records.append(append(state.head, change.event))
+        case c.CreateTask():
+            _create_task(state, change)
+        case c.CreateLease():
+            _create_lease(state, change)
+        case c.FinishTask():
+            _finish_task(state, change)
+        case c.AddTaskToken() | c.TouchTask() | c.EndTask():
+            _change_active_task(state, change)
+        case _:
+            _change_lease(state, change)
+
+
+def _change_active_task(state: _State, change: c.AddTaskToken | c.TouchTask | c.EndTask) -> None:
+    task = _active(state, change.task_id)
+    match change:
+        case c.AddTaskToken():
+            state.tokens[change.accessor] = change.task_id
+        case c.TouchTask():
+            state.tasks[task.task_id] = replace(task, heartbeat_due=change.heartbeat_due)
+        case c.EndTask():
+            state.tasks[task.task_id] = task.ending(change.end)
+            for lease in state.open_leases(task.task_id):
+                if lease.state is not LeaseState.REVOKING:
+                    state.leases[lease.lease_id] = lease.revoking(RevokeCause.TASK_ENDED, change.end.at)
+        case _:
+            assert_never(change)
+
+
+def _finish_task(state: _State, change: c.FinishTask) -> None:
+    if state.open_leases(change.task_id):
+        raise ConflictError(Conflict.TASK_HOLDS_LEASES)
+    task = state.tasks.get(change.task_id)
+    if task is None or task.state is not TaskState.ENDING:
+        raise ConflictError(Conflict.TASK_NOT_ENDING)
+    state.tasks[task.task_id] = task.finished(change.at)
+
+
+def _create_task(state: _State, change: c.CreateTask) -> None:
+    task = change.task
+    own = [other for other in state.tasks.values() if other.owner == task.owner]
+    if task.idempotency_key is not None and task.idempotency_key in _keys(own):
+        raise ConflictError(Conflict.TASK_KEY_TAKEN)
+    if sum(other.state is not TaskState.ENDED for other in own) >= change.max_live:
+        raise ConflictError(Conflict.TASK_LIMIT)
+    state.tasks[task.task_id] = task
+
+
+def _create_lease(state: _State, change: c.CreateLease) -> None:
+    lease = change.lease
+    _active(state, lease.task_id)
+    own = [other for other in state.leases.values() if other.task_id == lease.task_id]
+    if lease.idempotency_key in _keys(other for other in own if other.holds_key):
+        raise ConflictError(Conflict.LEASE_KEY_TAKEN)
+    if len(state.open_leases(lease.task_id)) >= change.max_live:
+        raise ConflictError(Conflict.LEASE_LIMIT)
+    state.leases[lease.lease_id] = lease
+
+
+def _change_lease(
+    state: _State,
+    change: c.IssueLease
+    | c.VoidLease
+    | c.ExtendLease
+    | c.RevokeLease
+    | c.PostponeRevocation
+    | c.ConfirmRevoked,
+) -> None:
+    lease = state.leases.get(change.lease_id)
+    if lease is None:
+        raise ConflictError(
+            Conflict.TASK_NOT_ACTIVE if isinstance(change, c.IssueLease) else Conflict.LEASE_STATE
+        )
+    try:
+        match change:
+            case c.IssueLease():
+                _active(state, lease.task_id)
+                lease = lease.issued(
+                    vault_lease_id=change.vault_lease_id,
+                    at=change.at,
+                    expires_at=change.expires_at,
+                    renewable=change.renewable,
+                )
+            case c.VoidLease():
+                lease = lease.voided(change.at)
+            case c.ExtendLease():
+                _demand(lease.state is LeaseState.LIVE)
+                lease = replace(lease, expires_at=change.expires_at)
+            case c.RevokeLease():
+                lease = _revoking(lease, change)
+            case c.PostponeRevocation():
+                _demand(lease.state is LeaseState.REVOKING)
+                lease = replace(lease, attempts=lease.attempts + 1, next_attempt_at=change.next_attempt_at)
+            case c.ConfirmRevoked():
+                lease = lease.revoked(change.at)
+            case _:
+                assert_never(change)
+    except IllegalTransitionError:
+        raise ConflictError(Conflict.LEASE_STATE) from None
+    state.leases[lease.lease_id] = lease
+
+
+def _revoking(lease: Lease, change: c.RevokeLease) -> Lease:
+    if lease.state is LeaseState.REVOKING:
+        _demand(lease.vault_lease_id is None and change.vault_lease_id is not None)
+        return replace(lease, vault_lease_id=change.vault_lease_id)
+    moved = lease.revoking(change.cause, change.at)
+    return replace(moved, vault_lease_id=change.vault_lease_id or lease.vault_lease_id)
+
+
+def _active(state: _State, task_id: TaskId) -> Task:
+    task = state.tasks.get(task_id)
+    if task is None or task.state is not TaskState.ACTIVE:
+        raise ConflictError(Conflict.TASK_NOT_ACTIVE)
+    return task
+
+
+def _keys(those: Iterable[Task | Lease]) -> set[str | None]:
+    return {one.idempotency_key for one in those}
+
+
+def _demand(holds: bool) -> None:  # noqa: FBT001 - a condition
+    if not holds:
+        raise ConflictError(Conflict.LEASE_STATE)
