@@ -27,7 +27,8 @@ class CreateTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddTaskToken:
-    """The accessor of a Vault token made for the task. Precondition: the task has not ended."""
+    """The accessor of a Vault token made for the task. Precondition: the task is active, so that whoever ends it
+    sees every token there is."""
 
     task_id: TaskId
     accessor: TokenAccessor

@@ -158,7 +158,7 @@ def apply(  # noqa: C901, PLR0912 - one arm a change, each a line or two
             case c.CreateTask():
                 _create_task(session, change)
             case c.AddTaskToken():
-                if _state_of(session, change.task_id) not in {_ACTIVE, _ENDING}:
+                if _state_of(session, change.task_id) != _ACTIVE:
                     raise ConflictError(Conflict.TASK_NOT_ACTIVE)
                 session.change(
                     _INSERT_TOKEN, accessor=change.accessor, task_id=change.task_id, made_at=change.at
