@@ -146,14 +146,15 @@ def _check(
         .build_client_verifier()
     )
     try:
-        verifier.verify(leaf, intermediates)
+        chain = verifier.verify(leaf, intermediates).chain
     except (VerificationError, UnsupportedAlgorithm) as error:
         text = "the SVID is not signed by its trust domain's authority"
         raise SvidInvalidError(text) from error
     return _Checked(
         spiffe_id=spiffe_id,
         identity=AgentIdentity.of(spiffe_id),
-        not_before=leaf.not_valid_before_utc,
+        # The chain was good when the leaf ends; it begins to be when the youngest of its certificates does.
+        not_before=max(certificate.not_valid_before_utc for certificate in chain),
         not_after=leaf.not_valid_after_utc,
         leaf_sha256=hashlib.sha256(leaf.public_bytes(Encoding.DER)).hexdigest(),
     )
