@@ -11,14 +11,15 @@ import asyncio
 import hashlib
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from spiffe import WorkloadApiClient, X509Source
+from spiffe import SpiffeId as PackageSpiffeId
+from spiffe import WorkloadApiClient, X509Source, X509Svid
 
 from broker.domain.secret import Secret
 from broker.domain.spiffe import SpiffeId
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 10.0
 _CHECK_EVERY: Final = 1.0
+_JWT_TIMEOUT: Final = 5.0
 
 
 class NoIdentityError(Exception):
@@ -134,8 +136,10 @@ class WorkloadIdentity:
 
     def _fetch_jwt_svid(self, audience: str) -> Secret:
         try:
-            with WorkloadApiClient(socket_path=self._socket) as client:
-                return Secret(client.fetch_jwt_svid(audience={audience}).token)
+            subject = PackageSpiffeId(str(self._expected_id))
+            # Without a time limit, an agent that hangs would hang every log-in to Vault.
+            with WorkloadApiClient(socket_path=self._socket, default_timeout=_JWT_TIMEOUT) as client:
+                return Secret(client.fetch_jwt_svid(audience={audience}, subject=subject).token)
         except Exception as error:  # the package lets KeyError and others through
             message = f"no JWT-SVID for {audience}: {type(error).__name__}"
             raise NoIdentityError(message) from error
@@ -144,7 +148,9 @@ class WorkloadIdentity:
         pause = _FIRST_PAUSE
         while not self._stop.is_set():
             try:
-                with X509Source(socket_path=self._socket, timeout_in_seconds=_LONGEST_PAUSE) as source:
+                with X509Source(
+                    socket_path=self._socket, timeout_in_seconds=_LONGEST_PAUSE, svid_picker=self._own_among
+                ) as source:
                     changed = threading.Event()
                     source.subscribe_for_updates(changed.set)
                     self._take(source)
@@ -159,9 +165,16 @@ class WorkloadIdentity:
             self._stop.wait(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
+    def _own_among(self, svids: Sequence[X509Svid]) -> X509Svid:
+        """The broker's own, where several entries match this process; `start` refuses any other."""
+        return next((svid for svid in svids if str(svid.spiffe_id) == str(self._expected_id)), svids[0])
+
     def _take(self, source: X509Source) -> None:
         context = source.get_x509_context()
         svid = context.default_svid
+        if self._svid is not None and str(svid.spiffe_id) != str(self._expected_id):
+            message = f"SPIRE says now that this process is {svid.spiffe_id}"
+            raise NoIdentityError(message)
         chain = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in svid.cert_chain)
         key = svid.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         bundles = {}
