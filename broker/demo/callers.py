@@ -51,12 +51,21 @@ class Caller:
 
     def call(self, rpc: str, request: Message, *, timeout: float = _TIMEOUT) -> Answer:
         """Make one call of the RPC of that name."""
-        stub = self._tasks if hasattr(self._tasks, rpc) else self._credentials
-        return attempt(lambda: getattr(stub, rpc)(request, timeout=timeout))
+        return attempt(lambda: self._method(rpc)(request, timeout=timeout))
+
+    def stream(self, rpc: str, request: Message, *, timeout: float = _TIMEOUT) -> Iterator[Any]:
+        """Open a stream; what it ends with is raised."""
+        messages: Iterator[Any] = self._method(rpc)(request, timeout=timeout)
+        return messages
 
     def knock(self) -> Answer:
         """The least there is to ask: the caller's own tasks."""
         return self.call("ListTasks", tasks_pb2.ListTasksRequest(page_size=1))
+
+    def _method(self, rpc: str) -> Callable[..., Any]:
+        stub = self._tasks if hasattr(self._tasks, rpc) else self._credentials
+        method: Callable[..., Any] = getattr(stub, rpc)
+        return method
 
 
 @contextmanager

@@ -119,14 +119,19 @@ log:
         for item in plan.items:
             provisioning.apply(client, item)
 
-    def start(self, *, crash_at: str = "") -> None:
-        """Start the broker and wait until it is ready."""
-        self.launch(crash_at=crash_at)
+    def start(self, *, crash_at: str = "", module: str = "broker") -> None:
+        """Start the broker and wait until it is ready.
+
+        Args:
+            crash_at: for crash tests: the step at which it kills itself.
+            module: for tests: another module that takes the same words as `tasklease`.
+        """
+        self.launch(crash_at=crash_at, module=module)
         wait_for(NAME, self.healthy, self._processes)
 
-    def launch(self, *, crash_at: str = "") -> None:
+    def launch(self, *, crash_at: str = "", module: str = "broker") -> None:
         """Start the broker without waiting."""
-        command = [sys.executable, "-m", "broker", "serve", "--config", str(self.config_file)]
+        command = [sys.executable, "-m", module, "serve", "--config", str(self.config_file)]
         if crash_at:
             command += ["--crash-at", crash_at]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("VAULT_")}

@@ -139,6 +139,7 @@ class AcquireCredential:
             IdempotencyKeyReusedError: the key belongs to another request.
             IdempotentResultGoneError: the secret of this key is no longer in memory.
             LeaseLimitReachedError: too many live leases.
+            LeaseNotLiveError: the lease of this key was released, if only while it was being made.
             UnavailableError: store or Vault; nothing was handed out, and nothing is left behind.
         """
         self._forget_old()
@@ -340,8 +341,10 @@ class AcquireCredential:
         )
         try:
             await self._store.commit([change, Append(event=event)])
-        except ConflictError as error:  # the task ended while Vault was at work
+        except ConflictError as error:  # the task ended, or the lease was released, while Vault was at work
             await self._take_back(lease, RevokeCause.UNDELIVERED, credential.vault_lease_id)
+            if error.conflict is Conflict.LEASE_STATE:
+                raise LeaseNotLiveError from error
             raise TaskNotActiveError from error
         except BrokerError:
             await self._take_back(lease, RevokeCause.UNDELIVERED, credential.vault_lease_id)

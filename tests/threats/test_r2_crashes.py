@@ -1,0 +1,143 @@
+"""R2: a crash between any two steps leaves no credential that the broker will not revoke.
+
+The broker kills itself with SIGKILL at each step in turn. After the restart, what PostgreSQL lets in is owned by a
+living task; when that ends, nothing is left.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from broker.devstack.parts import REPOSITORY
+from tests.threats.world import World, until
+
+DECLARE = ("declare.token-made", "declare.durable")
+ACQUIRE = (
+    "acquire.decided",
+    "acquire.token-made",
+    "acquire.intent-durable",
+    "acquire.vault-issued",
+    "acquire.issued-durable",
+)
+END = ("end.durable", "revoke.vault-revoked", "revoke.durable")
+
+
+def crash(world: World, step: str) -> None:
+    """Have the broker crash at that step from here on."""
+    world.stack.stop_part("broker")
+    world.stack.broker.start(crash_at=step)
+
+
+def restart_after_crash(world: World) -> None:
+    until(lambda: not world.stack.is_running("broker"), "crashed")
+    world.stack.broker.start()
+
+
+def test_every_step_is_crashed_at() -> None:
+    source = "".join(file.read_text() for file in (REPOSITORY / "broker/usecases").glob("*.py"))
+    assert sorted(set(re.findall(r'reached\("([^"]+)"\)', source))) == sorted(DECLARE + ACQUIRE + END)
+
+
+@pytest.mark.parametrize("step", DECLARE)
+def test_a_crash_while_declaring_leaves_nothing(world: World, step: str) -> None:
+    crash(world, step)
+    svid = world.svid()
+    with world.calling(svid) as caller:
+        assert not world.try_declare(caller).ok
+    restart_after_crash(world)
+    owner = svid.spiffe_id
+    until(
+        lambda: all(
+            state == "ended" for (state,) in world.rows("SELECT state FROM tasks WHERE owner = ?", owner)
+        ),
+        "ended by the dead man's switch, if it was declared at all",
+    )
+    assert world.users() == set()
+
+
+@pytest.mark.parametrize("step", ACQUIRE)
+def test_a_crash_while_acquiring_leaves_only_what_a_live_task_owns(world: World, step: str) -> None:
+    crash(world, step)
+    svid = world.svid()
+    with world.calling(svid) as caller:
+        task_id = world.declare(caller)
+        assert not world.try_acquire(caller, task_id).ok
+    assert len(world.users()) == (step in {"acquire.vault-issued", "acquire.issued-durable"})
+    with world.alive(svid, task_id):
+        restart_after_crash(world)
+        until(
+            lambda: len(world.users()) == world.owned_leases() == (step == "acquire.issued-durable"),
+            "every credential owned by a live task",
+        )
+        with world.calling(svid) as caller:
+            assert world.lets_in(world.acquire(caller, task_id)), "the task goes on after the crash"
+            assert world.complete(caller, task_id).message.task.state == 3  # ENDED
+    assert world.users() == set()
+    assert world.rows("SELECT count(*) FROM leases WHERE state NOT IN ('revoked', 'void')") == [(0,)]
+
+
+@pytest.mark.parametrize("step", END)
+def test_a_crash_while_ending_is_made_good_without_the_agent(world: World, step: str) -> None:
+    crash(world, step)
+    svid = world.svid()
+    with world.calling(svid) as caller:
+        task_id = world.declare(caller)
+        held = [world.acquire(caller, task_id) for _ in range(3)]
+        assert all(world.lets_in(credential) for credential in held)
+        assert not world.complete(caller, task_id).ok
+    restart_after_crash(world)
+    until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
+    assert not any(world.lets_in(credential) for credential in held)
+    assert world.users() == set()
+
+
+def test_a_doubtful_credential_beside_live_ones_ends_with_them(world: World) -> None:
+    crash(world, "acquire.vault-issued:3")
+    svid = world.svid()
+    with world.calling(svid) as caller:
+        task_id = world.declare(caller)
+        held = [world.acquire(caller, task_id) for _ in range(2)]
+        assert not world.try_acquire(caller, task_id).ok
+    assert len(world.users()) == 3
+    with world.alive(svid, task_id):
+        restart_after_crash(world)
+        with world.calling(svid) as caller:
+            assert all(world.lets_in(credential) for credential in held), "the live ones are left alone"
+            assert world.complete(caller, task_id).ok
+        until(lambda: not world.users(), "revoked with the token that it was asked for under")
+        assert world.kinds(task_id)[-1] == "task.ended"
+
+
+def test_a_killed_broker_and_a_dead_agent_leave_nothing(world: World) -> None:
+    with world.calling() as caller:
+        task_id = world.declare(caller)
+        credential = world.acquire(caller, task_id)
+    world.stack.kill_part("broker")
+    assert world.lets_in(credential)
+    world.stack.broker.start()
+    until(lambda: not world.lets_in(credential), "revoked")
+    until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
+
+
+def test_the_trail_is_whole_after_all_this(world: World, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    for step in ("acquire.issued-durable", "end.durable"):
+        crash(world, step)
+        with world.calling() as caller:
+            task_id = world.declare(caller)
+            if world.try_acquire(caller, task_id).ok:
+                world.complete(caller, task_id)
+        restart_after_crash(world)
+    done = subprocess.run(
+        [sys.executable, "-m", "broker", "audit", "verify", "--store", world.stack.broker.store_url],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
