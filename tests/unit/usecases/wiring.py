@@ -1,0 +1,205 @@
+"""All use cases, wired as bootstrap wires them, over fakes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
+from broker.domain.audit import AuditRecord, ChainHead, verify_chain
+from broker.domain.catalog import Catalog
+from broker.domain.decision import AcquireContext, Decision, DeclareContext
+from broker.domain.identifiers import LeaseId, TaskId
+from broker.domain.lease import Lease
+from broker.domain.task import Scope, Task
+from broker.usecases.acquire_credential import AcquireCredential, Acquired, Acquisition
+from broker.usecases.caller import Caller
+from broker.usecases.complete_task import CompleteTask
+from broker.usecases.declare_task import Declaration, DeclareTask
+from broker.usecases.end_task import EndTask
+from broker.usecases.keep_task_alive import KeepTaskAlive
+from broker.usecases.look_at_tasks import LookAtTasks
+from broker.usecases.release_credential import ReleaseCredential
+from broker.usecases.renew_lease import RenewLease
+from broker.usecases.revoke_leases import RevokeLeases
+from broker.usecases.task_events import TaskEvents
+from broker.usecases.task_grants import TaskGrants
+from broker.usecases.watch_over_tasks import WatchOverTasks
+from tests.fakes.issuer import FakeIssuer
+from tests.fakes.samples import BROKER, a_caller, a_catalog
+from tests.fakes.store import FakeStore
+from tests.fakes.system import CountingIds, FakeClock, RecordedSteps
+
+TIMEOUT = timedelta(seconds=5)
+
+
+class FixedCatalog:
+    """Implements ports.policy.CatalogSource."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+
+    def current(self) -> Catalog:
+        return self.catalog
+
+
+class WatchedPolicy:
+    """Implements ports.policy.PolicyEngine: the catalog's bounds, unless a test has another decision."""
+
+    def __init__(self) -> None:
+        self.instead: Callable[[DeclareContext | AcquireContext], Decision] | None = None
+        self.asked: list[DeclareContext | AcquireContext] = []
+        self._bounds = CatalogBoundsPolicy()
+
+    def decide_declaration(self, context: DeclareContext, catalog: Catalog) -> Decision:
+        self.asked.append(context)
+        if self.instead is not None:
+            return self.instead(context)
+        return self._bounds.decide_declaration(context, catalog)
+
+    def decide_acquisition(self, context: AcquireContext, catalog: Catalog) -> Decision:
+        self.asked.append(context)
+        if self.instead is not None:
+            return self.instead(context)
+        return self._bounds.decide_acquisition(context, catalog)
+
+
+class Broker:
+    """One process of the broker. Another one over the same store and backend is what a restart leaves."""
+
+    def __init__(
+        self, store: FakeStore, issuer: FakeIssuer, clock: FakeClock, ids: CountingIds, catalog: Catalog
+    ) -> None:
+        self.store = store
+        self.issuer = issuer
+        self.clock = clock
+        self.ids = ids
+        self.catalogs = catalogs = FixedCatalog(catalog)
+        self.policy = policy = WatchedPolicy()
+        self.steps = steps = RecordedSteps()
+        self.events = events = TaskEvents()
+        self.grants = grants = TaskGrants(issuer=issuer, store=store, clock=clock, timeout=TIMEOUT)
+        self.revoke_leases = revoke_leases = RevokeLeases(
+            store=store,
+            issuer=issuer,
+            clock=clock,
+            ids=ids,
+            steps=steps,
+            events=events,
+            actor=BROKER,
+            timeout=TIMEOUT,
+        )
+        shared: dict[str, Any] = {
+            "store": store,
+            "catalogs": catalogs,
+            "policy": policy,
+            "issuer": issuer,
+            "grants": grants,
+            "clock": clock,
+            "ids": ids,
+            "steps": steps,
+            "timeout": TIMEOUT,
+        }
+        self.declare = DeclareTask(**shared)
+        self.acquire = AcquireCredential(**shared, revoke_leases=revoke_leases)
+        revoke_leases.being_made = self.acquire.is_making
+        self.end_task = EndTask(
+            store=store,
+            grants=grants,
+            acquire=self.acquire,
+            revoke_leases=revoke_leases,
+            events=events,
+            steps=steps,
+        )
+        self.renew = RenewLease(
+            store=store, catalogs=catalogs, issuer=issuer, events=events, clock=clock, timeout=TIMEOUT
+        )
+        self.watch = WatchOverTasks(
+            store=store,
+            catalogs=catalogs,
+            end_task=self.end_task,
+            renew_lease=self.renew,
+            revoke_leases=revoke_leases,
+            clock=clock,
+            actor=BROKER,
+            issue_timeout=TIMEOUT,
+        )
+        self.complete = CompleteTask(store=store, end_task=self.end_task, clock=clock)
+        self.release = ReleaseCredential(store=store, revoke_leases=revoke_leases, clock=clock)
+        self.keep_alive = KeepTaskAlive(store=store, events=events, clock=clock)
+        self.look = LookAtTasks(store=store)
+
+    def restarted(self) -> Broker:
+        return Broker(self.store, self.issuer, self.clock, self.ids, self.catalogs.catalog)
+
+    async def declared(self, caller: Caller | None = None, **changed: Any) -> Task:
+        return await self.declare(caller or a_caller(), a_declaration(**changed))
+
+    async def acquired(self, task: Task, role: str = "orders", key: str = "key") -> Acquired:
+        return await self.acquire(a_caller(task.owner), an_acquisition(task, role, key))
+
+    async def task(self, task_id: TaskId) -> Task:
+        task = await self.store.task(task_id)
+        assert task is not None
+        return task
+
+    async def lease(self, lease_id: LeaseId) -> Lease:
+        lease = await self.store.lease(lease_id)
+        assert lease is not None
+        return lease
+
+    async def only_lease(self, task: Task) -> Lease:
+        (lease,) = await self.store.leases_of(task.task_id)
+        return lease
+
+    async def records(self) -> tuple[AuditRecord, ...]:
+        """The audit trail, which is intact."""
+        records = await self.store.audit_records(0, 10_000)
+        assert verify_chain(records) is None or isinstance(verify_chain(records), ChainHead)
+        return records
+
+    async def kinds(self) -> list[str]:
+        return [record.event.kind for record in await self.records()]
+
+
+def a_declaration(**changed: Any) -> Declaration:
+    return Declaration(
+        **{
+            "task_type": "reconcile",
+            "intent": "reconcile",
+            "scope": Scope(roles=frozenset({"orders", "customers"})),
+            "environment": "",
+            "deadline": None,
+            "fingerprint": b"\x01",
+            "idempotency_key": None,
+            **changed,
+        }
+    )
+
+
+def an_acquisition(task: Task, role: str = "orders", key: str = "key") -> Acquisition:
+    return Acquisition(task_id=task.task_id, role=role, idempotency_key=key)
+
+
+async def until(event: asyncio.Event) -> None:
+    async with asyncio.timeout(5):
+        await event.wait()
+
+
+async def asked(issuer: FakeIssuer, operation: str, times: int) -> None:
+    """Wait until the backend was asked so many times."""
+    async with asyncio.timeout(5):
+        while issuer.count(operation) < times:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+
+
+async def settle() -> None:
+    """Let everything run that waits for nothing but its turn."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+def a_broker() -> Broker:
+    return Broker(FakeStore(), FakeIssuer(), FakeClock(), CountingIds(), a_catalog())
