@@ -118,7 +118,11 @@ class Store(Protocol):
         ...
 
     async def leases_to_revoke(self, now: datetime, limit: int) -> tuple[Lease, ...]:
-        """Return revoking leases whose next attempt is due, longest waiting first."""
+        """Return revoking leases whose next attempt is due, longest waiting first.
+
+        Not one without a Vault lease id while another that has one, and is not final, stands under the same
+        token: it has to wait for that one, and must not take the place of those that can be revoked now.
+        """
         ...
 
     async def leases_intended(self, before: datetime, limit: int) -> tuple[Lease, ...]:

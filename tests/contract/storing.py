@@ -733,6 +733,27 @@ class ReadCases:
         await store.commit([c.PostponeRevocation(lease_id=LeaseId("lease-a"), next_attempt_at=NOON + SECOND)])
         assert [lease.lease_id for lease in await store.leases_to_revoke(NOON, MANY)] == ["lease-b"]
 
+    async def test_a_doubtful_lease_is_to_be_revoked_when_nothing_else_stands_under_its_token(
+        self, store: Store
+    ) -> None:
+        await add_task(store)
+        await add_task(store, a_task("task-b"))
+        await add_lease(store, a_lease("lease-doubtful"))
+        await add_lease(store, a_lease("lease-doubtful-too"))
+        doubt = RevokeCause.IN_DOUBT
+        await store.commit([revoke("lease-doubtful", doubt), revoke("lease-doubtful-too", doubt)])
+        await add_lease(store, a_lease("lease-live"), LeaseState.LIVE)
+        elsewhere = a_lease("lease-elsewhere", accessor=TokenAccessor("accessor-two"))
+        await add_lease(store, elsewhere, LeaseState.LIVE)
+        await add_lease(store, a_lease("lease-b", task_id="task-b"), LeaseState.LIVE)
+        assert await store.leases_to_revoke(NOON + SECOND, MANY) == ()
+        await store.commit([revoke("lease-live")])
+        (due,) = await store.leases_to_revoke(NOON + SECOND, MANY)
+        assert due.lease_id == "lease-live"
+        await store.commit([c.ConfirmRevoked(lease_id=due.lease_id, at=NOON)])
+        due_now = await store.leases_to_revoke(NOON + SECOND, MANY)
+        assert {lease.lease_id for lease in due_now} == {"lease-doubtful", "lease-doubtful-too"}
+
     async def test_stale_intents_are_those_that_are_old_and_still_intended(self, store: Store) -> None:
         await add_task(store)
         for name, after in (("lease-b", 0), ("lease-a", -1), ("lease-c", 1)):

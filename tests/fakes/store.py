@@ -163,8 +163,14 @@ class FakeStore:
         return tuple(sorted(found, key=_expiry)[:limit])
 
     async def leases_to_revoke(self, now: datetime, limit: int) -> tuple[Lease, ...]:
-        found = self._leases(lambda lease: lease.state is LeaseState.REVOKING and _next(lease) <= now)
-        return tuple(sorted(found, key=_next)[:limit])
+        def waits_for_another(lease: Lease) -> bool:
+            return lease.vault_lease_id is None and any(
+                other.accessor == lease.accessor and other.vault_lease_id is not None
+                for other in self._state.open_leases(lease.task_id)
+            )
+
+        due = self._leases(lambda lease: lease.state is LeaseState.REVOKING and _next(lease) <= now)
+        return tuple(sorted((one for one in due if not waits_for_another(one)), key=_next)[:limit])
 
     async def leases_intended(self, before: datetime, limit: int) -> tuple[Lease, ...]:
         found = self._leases(lambda lease: lease.state is LeaseState.INTENDED and lease.intended_at <= before)

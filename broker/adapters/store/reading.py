@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 
-from sqlalchemy import bindparam, func, or_, select, text
+from sqlalchemy import and_, bindparam, func, not_, or_, select, text
 
 from broker.adapters.store.rows import audit_of, lease_of, task_of
 from broker.adapters.store.schema import audit_records, leases, quarantined_instances, task_tokens, tasks
@@ -100,9 +100,26 @@ _EXPIRED = Statement(
     .order_by(leases.c.expires_at)
     .limit(bindparam("b_limit"))
 )
+_other = leases.alias("other")
+_WAITS_FOR_ANOTHER = and_(
+    leases.c.vault_lease_id.is_(None),
+    select(text("1"))
+    .select_from(_other)
+    .where(
+        _other.c.task_id == leases.c.task_id,
+        _other.c.accessor == leases.c.accessor,
+        _other.c.vault_lease_id.is_not(None),
+        one_of(_other.c.state, _OPEN),
+    )
+    .exists(),
+)
 _TO_REVOKE = Statement(
     select(leases)
-    .where(leases.c.state == LeaseState.REVOKING.value, leases.c.next_attempt_at <= bindparam("b_now"))
+    .where(
+        leases.c.state == LeaseState.REVOKING.value,
+        leases.c.next_attempt_at <= bindparam("b_now"),
+        not_(_WAITS_FOR_ANOTHER),
+    )
     .order_by(leases.c.next_attempt_at)
     .limit(bindparam("b_limit"))
 )
@@ -217,7 +234,7 @@ def leases_expired(session: Session, now: datetime, limit: int) -> tuple[Lease, 
 
 
 def leases_to_revoke(session: Session, now: datetime, limit: int) -> tuple[Lease, ...]:
-    """Revoking leases whose next attempt is due."""
+    """Revoking leases whose next attempt is due and waits for no other lease."""
     return _leases(session.rows(_TO_REVOKE, b_now=now, b_limit=limit))
 
 
