@@ -49,8 +49,9 @@ def store_gone(broker: Broker) -> Callable[[], None]:
 
 async def sweep(broker: Broker) -> None:
     """What the broker does by itself, once nothing can be in doubt any more."""
-    broker.clock.advance(seconds=max(TIMEOUT, IN_DOUBT_GRACE).total_seconds() * 3 + 1)
+    broker.clock.advance(seconds=TIMEOUT.total_seconds() * 3)
     await broker.watch.reclaim()
+    broker.clock.advance(seconds=IN_DOUBT_GRACE.total_seconds())
     await broker.watch.retry()
 
 

@@ -11,6 +11,7 @@ from broker.domain.audit import AuditKind
 from broker.domain.changes import Append, CreateTask
 from broker.domain.decision import AcquireContext, Decision, DeclareContext, Verdict
 from broker.domain.errors import (
+    AgentClassUnknownError,
     BrokerError,
     CredentialBackendUnavailableError,
     DenialClass,
@@ -81,7 +82,7 @@ async def test_the_token_is_made_before_the_task_is_durable(broker: Broker) -> N
     ("caller", "changed", "error"),
     [
         (CALLER, {"task_type": "unlisted"}, TaskTypeNotAllowedError),
-        (a_caller(NO_CLASS), {}, TaskTypeNotAllowedError),
+        (a_caller(NO_CLASS), {}, AgentClassUnknownError),
         (CALLER, {"environment": "staging"}, EnvironmentNotAllowedError),
         (CALLER, {"scope": Scope(roles=frozenset({"orders", "unlisted"}))}, RoleNotAllowedError),
     ],
