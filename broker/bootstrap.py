@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from broker.adapters.catalog.files import CatalogFiles
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
-from broker.adapters.spire.identity import WorkloadIdentity
+from broker.adapters.spire.identity import TrustBundle, WorkloadIdentity
 from broker.adapters.spire.tls import server_credentials
 from broker.adapters.spire.verifier import SvidVerifier
 from broker.adapters.store.quarantine import StoredQuarantine
@@ -163,8 +163,13 @@ class _Broker:
             issue_timeout=timeout,
         )
         complete = CompleteTask(store=store, end_task=end_task, clock=clock)
+
+        def own_bundle(trust_domain: str) -> TrustBundle | None:
+            # The catalog's agent classes are those of the broker's own trust domain: who is federated is unlisted (R5).
+            return identity.bundle(trust_domain) if trust_domain == settings.trust_domain else None
+
         gate = Gate(
-            verifier=SvidVerifier(bundle_of=identity.bundle, quarantine=quarantine, clock=clock),
+            verifier=SvidVerifier(bundle_of=own_bundle, quarantine=quarantine, clock=clock),
             rate_limit=RateLimit(
                 rate=settings.limits.calls_per_second_per_instance, burst=settings.limits.burst
             ),
@@ -215,6 +220,7 @@ class _Broker:
             ("renew", watch.renew_due, _RENEW),
             ("expire", watch.revoke_expired, _RENEW),
             ("reclaim", watch.reclaim, _RENEW),
+            ("forget-secrets", acquire.forget_old, _REFRESH),
             ("catalog", catalogs.reload_if_changed, _REFRESH),
             ("quarantine", quarantine.refresh, _REFRESH),
             ("readiness", readiness, _REFRESH / 4),

@@ -66,7 +66,12 @@ def apply(
     if not token:
         fail("a Vault token is needed: --token-file FILE or VAULT_TOKEN", code=2)
     verify = str(settings.vault.ca_file) if settings.vault.ca_file else True
-    client = hvac.Client(url=vault_address or settings.vault.address, token=token, verify=verify)
+    client = hvac.Client(
+        url=vault_address or settings.vault.address,
+        token=token,
+        verify=verify,
+        namespace=settings.vault.namespace,
+    )
     names = provisioning.Names(
         broker_id=str(settings.own_id),
         auth_mount=settings.vault.auth_mount,

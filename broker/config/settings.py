@@ -25,7 +25,11 @@ _LOOKS_SECRET: Final = re.compile(
 )
 _ADDRESS: Final = re.compile(r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(\d{1,5})$")
 
+_LAST_PORT: Final = 65_535
+
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+VaultName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+"""Part of a path in a policy: nothing that Vault takes for a wildcard."""
 
 
 class _Model(BaseModel):
@@ -38,11 +42,11 @@ class VaultSettings(_Model):
     address: str
     ca_file: Path | None = None
     namespace: str | None = None
-    auth_mount: str = "jwt"
-    auth_role: str = "tasklease-broker"
+    auth_mount: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$", max_length=128)] = "jwt"
+    auth_role: VaultName = "tasklease-broker"
     audience: str = "vault"
-    token_role: str = "tasklease-task"  # noqa: S105 - a name
-    timeout: Duration = timedelta(seconds=10)
+    token_role: VaultName = "tasklease-task"  # noqa: S105 - a name
+    timeout: Annotated[Duration, Field(ge=timedelta(seconds=1), le=timedelta(minutes=2))] = timedelta(seconds=10)
     issue_workers: Annotated[int, Field(ge=1, le=256)] = 16
     revoke_workers: Annotated[int, Field(ge=1, le=256)] = 16
     allow_plain_http: bool = False
@@ -74,7 +78,7 @@ class Limits(_Model):
     max_message_bytes: Annotated[int, Field(ge=4096, le=4 << 20)] = 65536
     max_concurrent_calls: Annotated[int, Field(ge=1, le=100_000)] = 1024
     calls_per_second_per_instance: Annotated[float, Field(gt=0, le=100_000)] = 200
-    burst: Annotated[float, Field(gt=0, le=100_000)] = 400
+    burst: Annotated[float, Field(ge=4, le=100_000)] = 400
 
 
 class LogSettings(_Model):
@@ -95,17 +99,17 @@ class _File(_Model):
     store: StoreSettings = StoreSettings()
     catalog: Path
     limits: Limits = Limits()
-    shutdown_grace: Duration = timedelta(seconds=10)
+    shutdown_grace: Annotated[Duration, Field(ge=timedelta(), le=timedelta(minutes=10))] = timedelta(seconds=10)
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not _ADDRESS.match(self.listen):
+        if not _is_address(self.listen):
             message = "listen: give an address and a port, such as 0.0.0.0:8443"
             raise ValueError(message)
         if self.health_listen and not self.health_listen.startswith("unix:"):
-            match = _ADDRESS.match(self.health_listen)
-            if match is None or not _is_loopback(match[1].strip("[]")):
+            host = self.health_listen.rpartition(":")[0].strip("[]")
+            if not _is_address(self.health_listen) or not _is_loopback(host):
                 message = "health_listen: give unix:PATH, or a loopback address and a port: it has no TLS"
                 raise ValueError(message)
         try:
@@ -162,6 +166,8 @@ def load_settings(path: Path) -> Settings:
     folder = path.resolve().parent
     values = {name: getattr(file, name) for name in _File.model_fields}
     values["catalog"] = folder / file.catalog
+    if file.vault.ca_file is not None:
+        values["vault"] = file.vault.model_copy(update={"ca_file": folder / file.vault.ca_file})
     values["address_file"] = folder / file.address_file if file.address_file else None
     values["store"] = StoreSettings(url=_absolute(file.store.url, folder))
     return Settings.model_construct(
@@ -169,6 +175,11 @@ def load_settings(path: Path) -> Settings:
         own_id=SpiffeId.parse(file.broker_id or f"spiffe://{file.trust_domain}/tasklease/broker"),
         endpoint_socket=endpoint_socket,
     )
+
+
+def _is_address(text: str) -> bool:
+    match = _ADDRESS.match(text)
+    return match is not None and int(match[2]) <= _LAST_PORT
 
 
 def _absolute(url: str, folder: Path) -> str:

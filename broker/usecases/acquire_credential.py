@@ -142,7 +142,7 @@ class AcquireCredential:
             LeaseNotLiveError: the lease of this key was released, if only while it was being made.
             UnavailableError: store or Vault; nothing was handed out, and nothing is left behind.
         """
-        self._forget_old()
+        await self.forget_old()
         key = (caller.peer.spiffe_id, request.task_id, request.idempotency_key)
         entry = self._under_key.get(key)
         if entry is None:
@@ -386,7 +386,8 @@ class AcquireCredential:
         if done.cancelled() or done.exception() is not None:
             self._under_key.pop(key, None)
 
-    def _forget_old(self) -> None:
+    async def forget_old(self) -> None:
+        """Drop the secrets whose replay window is over; a round of the broker, and before each acquire."""
         now = self._clock.now()
         for key, entry in list(self._under_key.items()):  # insertion order is time order
             if not entry.work.done():

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from broker.domain.decision import Decision, Verdict
 from broker.domain.errors import (
+    AgentClassUnknownError,
     DenialClass,
     DeniedError,
     EnvironmentNotAllowedError,
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 _ERRORS: dict[str, type[DeniedError]] = {
     error.reason: error
     for error in (
+        AgentClassUnknownError,
         EnvironmentNotAllowedError,
         PolicyDeniedError,
         RoleNotAllowedError,

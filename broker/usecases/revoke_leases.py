@@ -34,8 +34,8 @@ from broker.usecases.task_events import EventKind, TaskEvent, TaskEvents
 logger = logging.getLogger(__name__)
 
 IN_DOUBT_GRACE: Final = timedelta(seconds=3)
-"""How long after its intent a lease without a Vault lease id is left alone: Vault gives up a request whose client
-is gone, but not in the same instant, and a credential made after its token was revoked would be missed."""
+"""How long a lease without a Vault lease id is left alone after we gave up on it: Vault gives up a request whose
+client is gone, but not in the same instant, and a credential made after its token was revoked would be missed."""
 
 _FIRST_PAUSE: Final = timedelta(milliseconds=500)
 _LONGEST_PAUSE: Final = timedelta(minutes=1)
@@ -151,7 +151,8 @@ class RevokeLeases:
         if lease.vault_lease_id is None:
             if self.being_made(lease):
                 return False
-            if now < lease.intended_at + IN_DOUBT_GRACE or await self._others_live_under_its_token(lease):
+            since = lease.revoking_since or lease.intended_at
+            if now < since + IN_DOUBT_GRACE or await self._others_live_under_its_token(lease):
                 return False
         async with self._at_once:
             try:

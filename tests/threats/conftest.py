@@ -16,7 +16,7 @@ def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
     stack = DevStack(tmp_path_factory.mktemp("threats") / "dev", say=print)
     try:
         stack.up()
-        # Signs of life are missed soon; every log line is written.
+        # Signs of life are missed soon.
         (catalog,) = stack.broker.catalog.iterdir()
         catalog.write_text(catalog.read_text().replace("heartbeat: 10s", "heartbeat: 1s"))
         stack.stop_part("broker")
@@ -28,9 +28,10 @@ def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
 
 @pytest.fixture
 def world(_stack: DevStack, tmp_path: Path) -> Iterator[World]:
-    """The stack, all of it up, with no credential left of the test before, and none after this one."""
+    """The stack, all of it up, with no task left of the test before, and none after this one."""
     _stack.up()
     world = World(_stack, tmp_path)
-    until(lambda: not world.users(), "all credentials of the test before are gone")
+    unfinished = "SELECT 1 FROM tasks WHERE state <> 'ended'"
+    until(lambda: not world.users() and not world.rows(unfinished), "the tasks of the test before have ended")
     yield world
     _stack.up()

@@ -15,9 +15,9 @@ def _written(world: World) -> dict[str, bytes]:
     """Everything that the broker wrote, and what its commands print of it."""
     found = {str(file): file.read_bytes() for file in world.stack.broker.folder.rglob("*") if file.is_file()}
     found |= {str(log): log.read_bytes() for log in world.stack.log_files([broker_process.NAME])}
+    url = world.stack.broker.store_url
     shown = subprocess.run(
-        [sys.executable, "-m", "broker", "audit", "list", "--json", "--limit", "100000"]
-        + ["--store", world.stack.broker.store_url],
+        [sys.executable, "-m", "broker", "audit", "list", "--json", "--limit", "100000", "--store", url],
         capture_output=True,
         check=True,
         cwd=REPOSITORY,
@@ -91,4 +91,4 @@ def test_an_error_of_vault_is_not_passed_on(world: World) -> None:
         assert "let-me-out" not in answer.text
         log = world.stack.log_files([broker_process.NAME])[0].read_text()
         assert "no_such_table" not in log
-        assert world.acquire(caller, task_id), "and the next one works again"
+        assert world.lets_in(world.acquire(caller, task_id)), "and the next one works again"

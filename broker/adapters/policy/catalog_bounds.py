@@ -9,6 +9,7 @@ from __future__ import annotations
 from broker.domain.catalog import Catalog
 from broker.domain.decision import AcquireContext, Decision, DeclareContext, Verdict
 from broker.domain.errors import (
+    AgentClassUnknownError,
     DenialClass,
     EnvironmentNotAllowedError,
     RoleNotAllowedError,
@@ -22,8 +23,10 @@ class CatalogBoundsPolicy:
     def decide_declaration(self, context: DeclareContext, catalog: Catalog) -> Decision:
         """Allow what the agent class and the task type list; deny everything else."""
         agent_class = catalog.agent_classes.get(context.agent_class)
+        if agent_class is None:
+            return _deny_class(context.agent_class)
         task_type = catalog.task_types.get(context.task_type)
-        if agent_class is None or task_type is None or task_type.name not in agent_class.task_types:
+        if task_type is None or task_type.name not in agent_class.task_types:
             return _deny(
                 f"agent-class/{context.agent_class}",
                 TaskTypeNotAllowedError.reason,
@@ -52,8 +55,10 @@ class CatalogBoundsPolicy:
         """Allow a role of the declared scope that the catalog, as it is now, still gives the task's type."""
         task = context.task
         agent_class = catalog.agent_classes.get(task.agent_class)
+        if agent_class is None:
+            return _deny_class(task.agent_class)
         task_type = catalog.task_types.get(task.task_type)
-        if agent_class is None or task_type is None or task_type.name not in agent_class.task_types:
+        if task_type is None or task_type.name not in agent_class.task_types:
             return _deny(
                 f"agent-class/{task.agent_class}",
                 TaskTypeNotAllowedError.reason,
@@ -82,6 +87,12 @@ class CatalogBoundsPolicy:
 
 def _allow(*policies: str) -> Decision:
     return Decision(verdict=Verdict.ALLOW, policies=tuple(f"catalog:{policy}" for policy in policies))
+
+
+def _deny_class(name: str) -> Decision:
+    return _deny(
+        f"agent-class/{name}", AgentClassUnknownError.reason, f"the catalog has no agent class {name!r}"
+    )
 
 
 def _deny(policy: str, reason: str, text: str) -> Decision:

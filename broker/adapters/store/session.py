@@ -1,7 +1,7 @@
 """Runs statements of SQLAlchemy Core on a bare database connection.
 
 Statements are written in Core against the one schema, and compiled once for the database at hand; running one then
-costs what the driver costs. (Through Core's own execution a commit took four times the CPU; docs/adr/0004.)
+costs what the driver costs. (Core's own execution takes about half as much CPU again for each commit; docs/adr/0004.)
 What always holds: times go in and come out as microseconds, converted here and in rows.py and nowhere else.
 """
 

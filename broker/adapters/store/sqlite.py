@@ -28,6 +28,7 @@ from typing import IO, Any, Final, TypeVar
 
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
 from broker.adapters.store import reading, writing
@@ -84,10 +85,15 @@ class SqliteStore:
             StoreInUseError: another process writes it.
             SchemaVersionError: it was written by a newer version.
             FileNotFoundError: read-only, and there is no such file.
+            ValueError: the URL names no file of SQLite's.
         """
-        database = make_url(url).database
-        if not database or database == ":memory:":
-            message = "store.url: give a file, as in sqlite:////var/lib/tasklease/broker.db"
+        message = "store.url: give a file, as in sqlite:////var/lib/tasklease/broker.db"
+        try:
+            parsed = make_url(url)
+        except ArgumentError as error:
+            raise ValueError(message) from error
+        database = parsed.database
+        if parsed.drivername != "sqlite" or not database or database == ":memory:":
             raise ValueError(message)
         path = Path(database)
         lock = None
