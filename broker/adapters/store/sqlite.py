@@ -26,7 +26,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
@@ -73,6 +73,7 @@ class SqliteStore:
         self._sessions: list[SqliteSession] = []
         self._head: ChainHead | None = None
         self._head_known = False
+        self._closing = False
         self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
         if lock is not None:
             self._writer.start()
@@ -104,15 +105,17 @@ class SqliteStore:
         else:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = _lock(path)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
-            migrate(engine)
-            engine.dispose()
+            try:
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+                _prepare(path)
+            except BaseException:
+                lock.close()
+                raise
         return cls(path=path, lock=lock)
 
     async def commit(self, changes: Sequence[Change]) -> None:
         """Apply all `changes` or none, durably. A caller that is cancelled does not undo it."""
-        if self._lock is None or not self._writer.is_alive():
+        if self._lock is None or self._closing or not self._writer.is_alive():
             raise StoreUnavailableError
         done: Future[None] = Future()
         self._queue.put(_Commit(changes, done))
@@ -190,6 +193,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Finish what was committed, then let go of the file."""
+        self._closing = True  # what came after the end of the queue would never be answered
         if self._writer.is_alive():
             self._queue.put(None)
             await asyncio.to_thread(self._writer.join)
@@ -205,8 +209,8 @@ class SqliteStore:
         return await loop.run_in_executor(self._readers, self._read_here, read, arguments)
 
     def _read_here(self, read: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
+        session: SqliteSession | None = getattr(self._local, "session", None)
         try:
-            session: SqliteSession | None = getattr(self._local, "session", None)
             if session is None:
                 session = self._open_session()
                 self._local.session = session
@@ -215,6 +219,9 @@ class SqliteStore:
         except sqlite3.Error as error:
             logger.error("store: a read failed: %s", _kind(error))
             self._local.session = None
+            if session is not None:
+                self._sessions.remove(session)
+                _discard(session)
             raise StoreUnavailableError from None
 
     def _open_session(self) -> SqliteSession:
@@ -227,7 +234,6 @@ class SqliteStore:
             check_same_thread=False,
         )
         if self._lock is not None:
-            connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")  # rule R1: NORMAL can lose the last commits
         connection.execute("PRAGMA foreign_keys=ON")
         return SqliteSession(connection)
@@ -295,6 +301,23 @@ class SqliteStore:
                 commit.done.set_exception(conflicts[index])
             else:
                 commit.done.set_result(None)
+
+
+def _prepare(path: Path) -> None:
+    """Migrate in one transaction: a crash leaves the schema as it was, never half of the next one."""
+    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+
+    def connected(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # the driver would commit before each CREATE TABLE
+        # Kept in the file: connections that all ask for it at once would find each other's locks.
+        connection.execute("PRAGMA journal_mode=WAL")
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    try:
+        migrate(engine)
+    finally:
+        engine.dispose()
 
 
 def _lock(path: Path) -> IO[bytes]:
