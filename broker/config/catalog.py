@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -49,6 +50,9 @@ from broker.domain.catalog import (
 
 LONGEST: Final = timedelta(hours=24)
 LONGEST_UNREVOCABLE: Final = timedelta(minutes=15)
+
+_PARAMETER_NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
+_LONGEST_PARAMETER: Final = 1024
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")]
 Text = Annotated[str, Field(max_length=500)]
@@ -103,6 +107,8 @@ class CredentialRoleModel(_Model):
         if self.parameters and self.method is IssueMethod.READ:
             message = "parameters: a read takes none; use method: update"
             raise ValueError(message)
+        for name, value in self.parameters.items():
+            _check_parameter(name, value)
         if self.revocation is Revocation.UNREVOCABLE:
             if not self.accept_unrevocable:
                 message = (
@@ -114,6 +120,21 @@ class CredentialRoleModel(_Model):
                 message = "max_ttl: at most 15m for a credential that cannot be revoked"
                 raise ValueError(message)
         return self
+
+
+def _check_parameter(name: str, value: str) -> None:
+    """What Vault's policies can say exactly, and nothing that means more there than it says."""
+    if not _PARAMETER_NAME.fullmatch(name):
+        message = "parameters: give names of a-z 0-9 _ -, up to 64 long: Vault's policies know no others"
+        raise ValueError(message)
+    if len(value) > _LONGEST_PARAMETER:
+        message = f"parameters: {name}: give at most {_LONGEST_PARAMETER} characters"
+        raise ValueError(message)
+    if value.startswith("*") or value.endswith("*") or "${" in value:
+        message = (
+            f"parameters: {name}: no * at either end and no ${{: a policy would allow more, or something else"
+        )
+        raise ValueError(message)
 
 
 class TaskTypeModel(_Model):

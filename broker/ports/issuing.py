@@ -35,7 +35,7 @@ class IssuedCredential:
 
 
 class IssueRefusedError(Exception):
-    """The backend answered that it made nothing. The text is safe to log, not to show."""
+    """The backend made nothing: it said so, or was not reached. The text is safe to log, not to show."""
 
 
 class IssueInDoubtError(Exception):

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import requests
 from hvac.adapters import RawAdapter
+from urllib3.exceptions import NewConnectionError
 
 from broker.domain.secret import Secret
 
@@ -28,17 +29,24 @@ class VaultCallError(Exception):
     """Vault did not do what was asked. `status` is None when there was no answer."""
 
     def __init__(
-        self, operation: str, status: int | None, *, kind: str = "", phrases: Sequence[str] = ()
+        self,
+        operation: str,
+        status: int | None,
+        *,
+        kind: str = "",
+        phrases: Sequence[str] = (),
+        sent: bool = True,
     ) -> None:
         what = f"no answer ({kind})" if status is None else f"status {status}"
         super().__init__(f"{operation}: {what}")
         self.status = status
+        self._sent = sent
         self._phrases = tuple(phrases)
 
     @property
     def refused(self) -> bool:
-        """Whether Vault answered that it did nothing (a 4xx), as opposed to no answer or a failure inside."""
-        return self.status is not None and self.status in _REFUSED
+        """Whether Vault did nothing for sure: it answered so (a 4xx), or was never reached."""
+        return self.status in _REFUSED if self.status is not None else not self._sent
 
     def says(self, phrase: str) -> bool:
         """Whether Vault's own errors contain `phrase`. They are compared here and shown nowhere."""
@@ -116,10 +124,11 @@ class VaultConnection:
             response = adapter.request(method, f"/v1/{path}", raise_exception=False, **parts)
             answer = response.json() if response.content else {}
         except (requests.RequestException, ValueError) as error:
-            raise VaultCallError(operation, None, kind=type(error).__name__) from None
+            sent = not _never_connected(error)
+            raise VaultCallError(operation, None, kind=type(error).__name__, sent=sent) from None
         if response.status_code not in _OK or not isinstance(answer, dict):
-            errors = answer.get("errors", ()) if isinstance(answer, dict) else ()
-            phrases = [text for text in errors if isinstance(text, str)]
+            errors = answer.get("errors") if isinstance(answer, dict) else None
+            phrases = [text for text in errors if isinstance(text, str)] if isinstance(errors, list) else []
             raise VaultCallError(operation, response.status_code, phrases=phrases)
         return answer
 
@@ -131,3 +140,11 @@ class VaultConnection:
             session.verify = self._verify
             self._local.session = session
         return session
+
+
+def _never_connected(error: Exception) -> bool:
+    """Whether the call ended before there was a connection to send it on."""
+    cause = error.args[0] if error.args else None
+    return isinstance(error, requests.ConnectTimeout) or isinstance(
+        getattr(cause, "reason", None), NewConnectionError
+    )

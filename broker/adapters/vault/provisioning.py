@@ -87,13 +87,20 @@ def role_policy(role: CredentialRole) -> str:
         f'path "{role.vault_path}" {{',
         f'  capabilities = ["{capability}"]',
     ]
-    if role.method is IssueMethod.UPDATE:
+    if role.method is IssueMethod.UPDATE and role.parameters:
         lines.append("  allowed_parameters = {")
         lines += [
-            f"    {json.dumps(key)} = [{json.dumps(value)}]" for key, value in sorted(role.parameters.items())
+            f"    {_quoted(key)} = [{_quoted(value)}]" for key, value in sorted(role.parameters.items())
         ]
-        lines.append("  }")
+        lines += ["  }", f"  required_parameters = [{', '.join(map(_quoted, sorted(role.parameters)))}]"]
+    elif role.method is IssueMethod.UPDATE:
+        # No allowed ones at all would mean: any.
+        lines += ["  denied_parameters = {", '    "*" = []', "  }"]
     return "\n".join([*lines, "}"]) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)  # Vault does not read the \u of what is beyond 16 bits
 
 
 def plan(client: hvac.Client, catalog: Catalog, names: Names) -> Plan:
