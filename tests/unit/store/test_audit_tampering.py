@@ -197,7 +197,6 @@ async def test_a_trail_that_went_on_is_intact_with_an_earlier_head(path: Path) -
 )
 async def test_the_database_itself_lets_records_be_appended_alone(path: Path, statement: str) -> None:
     before = await records_of(path)
-    with raw(path) as connection:
-        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-            connection.execute(statement)
+    with raw(path) as connection, pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        connection.execute(statement)
     assert await records_of(path) == before
