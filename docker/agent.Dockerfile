@@ -2,7 +2,7 @@
 FROM tasklease/broker:dev
 USER 0:0
 COPY wheels /wheels
-RUN /opt/venv/bin/pip install --no-index --find-links /wheels --no-deps --require-hashes --no-cache-dir \
+RUN PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels /opt/venv/bin/pip install --no-deps --require-hashes --no-cache-dir \
       -r /wheels/extra.lock && rm -rf /wheels
 COPY docker/agent /opt/agent
 USER 10001:10001

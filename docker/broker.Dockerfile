@@ -4,11 +4,11 @@ FROM python:3.11-slim-bookworm AS build
 RUN python -m venv /opt/venv
 COPY wheels /wheels
 COPY requirements.lock /source/
-RUN /opt/venv/bin/pip install --no-index --find-links /wheels --no-deps --require-hashes --no-cache-dir \
+RUN PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels /opt/venv/bin/pip install --no-deps --require-hashes --no-cache-dir \
       -r /source/requirements.lock
 COPY pyproject.toml README.md LICENSE /source/
 COPY broker /source/broker
-RUN /opt/venv/bin/pip install --no-index --find-links /wheels --no-deps --no-cache-dir /source
+RUN PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels /opt/venv/bin/pip install --no-deps --no-cache-dir /source
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/venv /opt/venv

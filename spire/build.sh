@@ -13,6 +13,10 @@ out=${1:?usage: spire/build.sh OUT_DIR}
 # shellcheck source=spire/PINNED
 . "$here/PINNED"
 command -v go >/dev/null || { echo "spire/build.sh: Go ${GO_MINIMUM} or newer is needed (https://go.dev/doc/install)" >&2; exit 3; }
+if ! command -v cc >/dev/null && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+  echo "spire/build.sh: installing a C compiler" >&2
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq gcc libc6-dev </dev/null >/dev/null
+fi
 command -v cc >/dev/null || { echo "spire/build.sh: a C compiler is needed (Debian: apt-get install gcc)" >&2; exit 3; }
 mkdir -p "$out"
 out=$(cd "$out" && pwd)

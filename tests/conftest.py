@@ -1,6 +1,6 @@
 """What holds for every test: its marker is its folder, unit tests reach no network, CI skips nothing.
 
-`pytest-socket` stops Python's own sockets; gRPC's are native, so a unit test must not start a gRPC server either.
+`pytest-socket` stops Python's own sockets, unix sockets excepted: a unit test that needs a gRPC server starts it on one.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,7 @@ def serve(
         steps = KillAtStep(step, count=int(count or 1))
     try:
         settings = load_settings(config)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold secrets (rule R6)
         set_up_logging(style=settings.log.format, level=settings.log.level)
         uvloop.run(bootstrap.serve(settings, steps=steps))
     except (ConfigError, NoIdentityError, StoreInUseError, SchemaVersionError, ValueError) as error:

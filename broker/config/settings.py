@@ -46,7 +46,9 @@ class VaultSettings(_Model):
     auth_role: VaultName = "tasklease-broker"
     audience: str = "vault"
     token_role: VaultName = "tasklease-task"  # noqa: S105 - a name
-    timeout: Annotated[Duration, Field(ge=timedelta(seconds=1), le=timedelta(minutes=2))] = timedelta(seconds=10)
+    timeout: Annotated[Duration, Field(ge=timedelta(seconds=1), le=timedelta(minutes=2))] = timedelta(
+        seconds=10
+    )
     issue_workers: Annotated[int, Field(ge=1, le=256)] = 16
     revoke_workers: Annotated[int, Field(ge=1, le=256)] = 16
     allow_plain_http: bool = False
@@ -99,7 +101,9 @@ class _File(_Model):
     store: StoreSettings = StoreSettings()
     catalog: Path
     limits: Limits = Limits()
-    shutdown_grace: Annotated[Duration, Field(ge=timedelta(), le=timedelta(minutes=10))] = timedelta(seconds=10)
+    shutdown_grace: Annotated[Duration, Field(ge=timedelta(), le=timedelta(minutes=10))] = timedelta(
+        seconds=10
+    )
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
