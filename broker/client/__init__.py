@@ -3,7 +3,7 @@
     from broker.client import Broker
 
     async with Broker.connect() as broker:
-        async with broker.task("reconcile-invoices", intent="Orders of March", roles=["orders-readonly"]) as task:
+        async with broker.task("reconcile-invoices", intent="Orders of March") as task:
             credential = await task.acquire("orders-readonly")
             connection = await psycopg.AsyncConnection.connect(credential.dsn("orders"))
 

@@ -72,7 +72,7 @@ class Broker:
         task_type: str,
         *,
         intent: str,
-        roles: Sequence[str] = (),
+        roles: Sequence[str] | None = None,
         environment: str = "",
         deadline: datetime | timedelta | None = None,
         fingerprint: bytes = b"",
@@ -83,7 +83,7 @@ class Broker:
         Args:
             task_type: the catalog's task type.
             intent: what it is for, in words; 1 to 1,000 characters.
-            roles: the credential roles that it wants to use; fixed from here on.
+            roles: the credential roles that it wants to use, fixed from here on; the default is all of the task type's.
             environment: the default is the task type's.
             deadline: a time with a time zone, or a duration from entering the block; the default is the task type's
                 maximum.

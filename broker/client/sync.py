@@ -195,7 +195,7 @@ class SyncBroker:
         task_type: str,
         *,
         intent: str,
-        roles: Sequence[str] = (),
+        roles: Sequence[str] | None = None,
         environment: str = "",
         deadline: datetime | timedelta | None = None,
         fingerprint: bytes = b"",

@@ -57,7 +57,7 @@ class Task:
         task_type: str,
         *,
         intent: str,
-        roles: Sequence[str],
+        roles: Sequence[str] | None,
         environment: str,
         deadline: datetime | timedelta | None,
         fingerprint: bytes,
@@ -73,7 +73,7 @@ class Task:
         self._declaration = tasks_pb2.DeclareTaskRequest(
             task_type=task_type,
             intent=intent,
-            scope=tasks_pb2.Scope(roles=list(roles)),
+            scope=None if roles is None else tasks_pb2.Scope(roles=list(roles)),
             environment=environment,
             fingerprint=fingerprint,
             idempotency_key=secrets.token_urlsafe(24),

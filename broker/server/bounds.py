@@ -110,7 +110,7 @@ def declaration(request: tasks_pb2.DeclareTaskRequest) -> Declaration:
     return Declaration(
         task_type=request.task_type,
         intent=request.intent,
-        scope=Scope(roles=frozenset(request.scope.roles)),
+        scope=Scope(roles=frozenset(request.scope.roles)) if request.HasField("scope") else None,
         environment=request.environment,
         deadline=deadline,
         fingerprint=request.fingerprint,

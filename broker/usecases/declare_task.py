@@ -41,7 +41,8 @@ class Declaration:
 
     task_type: str
     intent: str
-    scope: Scope
+    scope: Scope | None
+    """None: all that the task type lists."""
     environment: str
     deadline: datetime | None
     fingerprint: bytes
@@ -53,7 +54,7 @@ class Declaration:
         body = [
             self.task_type,
             self.intent,
-            sorted(self.scope.roles),
+            None if self.scope is None else sorted(self.scope.roles),
             self.environment,
             self.deadline.isoformat() if self.deadline else None,
             self.fingerprint.hex(),
@@ -108,7 +109,7 @@ class DeclareTask:
             agent_class=caller.peer.agent_class,
             task_type=declaration.task_type,
             intent=declaration.intent,
-            scope=declaration.scope,
+            scope=_scope_of(catalog, declaration),
             environment=declaration_environment,
             at=now,
         )
@@ -117,7 +118,7 @@ class DeclareTask:
         task_type = catalog.task_types.get(declaration.task_type)
         if not decision.allowed or agent_class is None or task_type is None:
             await self._deny(caller, context, decision, now)
-        task = self._task(caller, declaration, task_type, declaration_environment, now)
+        task = self._task(caller, declaration, task_type, context)
         return await self._declare(caller, task, agent_class, context, decision, catalog)
 
     async def _declare(  # noqa: PLR0913, PLR0917 - one transaction's parts
@@ -207,8 +208,9 @@ class DeclareTask:
         refuse(decision)
 
     def _task(
-        self, caller: Caller, declaration: Declaration, task_type: TaskType, environment: str, now: datetime
+        self, caller: Caller, declaration: Declaration, task_type: TaskType, context: DeclareContext
     ) -> Task:
+        now = context.at
         latest = now + task_type.max_duration
         deadline = declaration.deadline or latest
         if deadline <= now:
@@ -224,8 +226,8 @@ class DeclareTask:
             agent_class=caller.peer.agent_class,
             task_type=task_type.name,
             intent=declaration.intent,
-            scope=declaration.scope,
-            environment=environment,
+            scope=context.scope,
+            environment=context.environment,
             created_at=now,
             deadline=deadline,
             heartbeat_interval=task_type.heartbeat,
@@ -234,6 +236,13 @@ class DeclareTask:
             idempotency_key=declaration.idempotency_key,
             request_digest=declaration.digest,
         )
+
+
+def _scope_of(catalog: Catalog, declaration: Declaration) -> Scope:
+    if declaration.scope is not None:
+        return declaration.scope
+    task_type = catalog.task_types.get(declaration.task_type)
+    return Scope(roles=frozenset() if task_type is None else frozenset(task_type.roles))
 
 
 def _environment_of(catalog: Catalog, declaration: Declaration) -> str:

@@ -104,7 +104,7 @@ async def nobody() -> None:
 
 def blocking() -> None:
     with SyncBroker.connect() as broker:
-        with broker.task(TYPE, intent="tests", roles=[ROLE]) as task, task.acquire(ROLE) as credential:
+        with broker.task(TYPE, intent="tests") as task, task.acquire(ROLE) as credential:
             dsn = credential.dsn("orders")
             say("orders", orders(dsn))
         say("refused", refused(dsn))

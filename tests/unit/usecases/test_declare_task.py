@@ -66,6 +66,12 @@ async def test_the_tasks_token_has_the_scopes_roles_alone_and_dies_after_the_dea
     assert [call.timeout for call in broker.issuer.calls] == [TIMEOUT]
 
 
+async def test_a_task_that_declares_no_scope_may_use_all_that_its_type_lists(broker: Broker) -> None:
+    task = await broker.declared(scope=None)
+    assert task.scope.roles == frozenset(broker.catalogs.current().task_types[task.task_type].roles)
+    assert task.scope.roles
+
+
 async def test_a_task_without_roles_has_no_token(broker: Broker) -> None:
     task = await broker.declared(scope=Scope(roles=frozenset()))
     assert await broker.store.task(task.task_id) == task
