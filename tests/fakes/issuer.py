@@ -64,10 +64,12 @@ class Call:
 
 
 class FakeIssuer:
-    """Implements ports.issuing.CredentialIssuer. While `away`, there is no answer, and nothing is done."""
+    """Implements ports.issuing.CredentialIssuer. While `away`, there is no answer, and nothing is done; while it
+    `loses_answers`, there is none either, but everything is done."""
 
     def __init__(self) -> None:
         self.away = False
+        self.loses_answers = False
         self.refuses: set[str] = set()
         """Roles that the backend does not know."""
         self.most_ttl = timedelta(hours=25)
@@ -116,6 +118,7 @@ class FakeIssuer:
             value=f"token-value-{self.made}",
         )
         self.tokens[accessor] = token
+        self._lose_answer()
         return TokenGrant(accessor=accessor, token=Secret(token.value))
 
     async def issue(
@@ -141,7 +144,7 @@ class FakeIssuer:
         self.made += 1
         lease_id = VaultLeaseId(f"{role.vault_path}/{self.made}")
         self.leases[lease_id] = grant.accessor
-        if trouble is Trouble.DONE_IN_DOUBT:
+        if trouble is Trouble.DONE_IN_DOUBT or self.loses_answers:
             message = "no answer"
             raise IssueInDoubtError(message)
         return IssuedCredential(
@@ -160,15 +163,22 @@ class FakeIssuer:
         await self._answer(Call(operation="renew", about=vault_lease_id, timeout=timeout))
         if vault_lease_id not in self.leases:
             raise LeaseNotRenewableError
+        self._lose_answer()
         return min(increment, self.most_ttl)
 
     async def revoke(self, vault_lease_id: VaultLeaseId, *, timeout: timedelta) -> None:
         await self._answer(Call(operation="revoke", about=vault_lease_id, timeout=timeout))
         self.leases.pop(vault_lease_id, None)
+        self._lose_answer()
 
     async def revoke_token(self, accessor: TokenAccessor, *, timeout: timedelta) -> None:
         await self._answer(Call(operation="revoke_token", about=accessor, timeout=timeout))
         self.lose_token(accessor)
+        self._lose_answer()
+
+    def _lose_answer(self) -> None:
+        if self.loses_answers:
+            raise CredentialBackendUnavailableError
 
     async def _answer(self, call: Call) -> None:
         self.calls.append(call)

@@ -1,0 +1,51 @@
+"""The fake of the secrets backend keeps the contract; Vault itself is asked in tests/integration/contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from broker.domain.identifiers import TokenAccessor
+from broker.ports.issuing import IssuedCredential
+from tests.contract.issuing import IssuerCases
+from tests.fakes.issuer import FakeIssuer
+from tests.fakes.samples import a_role
+
+
+class FakeBackend:
+    """Implements tests.contract.issuing.Backend."""
+
+    def __init__(self) -> None:
+        self.issuer = FakeIssuer()
+        self.role = a_role("orders")
+        self.unknown_role = a_role("unknown")
+        self.issuer.refuses.add("unknown")
+
+    async def accepts(self, credential: IssuedCredential) -> bool:
+        return credential.vault_lease_id in self.issuer.leases
+
+    async def accepted(self) -> int:
+        return len(self.issuer.leases)
+
+    async def lose_token(self, accessor: TokenAccessor) -> None:
+        self.issuer.lose_token(accessor)
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        self.issuer.away = True
+        yield
+        self.issuer.away = False
+
+    @contextmanager
+    def losing_answers(self) -> Iterator[None]:
+        self.issuer.loses_answers = True
+        yield
+        self.issuer.loses_answers = False
+
+
+class TestFakeIssuer(IssuerCases):
+    @pytest.fixture
+    def backend(self) -> FakeBackend:
+        return FakeBackend()
