@@ -26,7 +26,6 @@ from tests.fakes.samples import TASK, a_role
 from tests.integration.contract.relay import Mode, Relay
 from tests.integration.devstack.test_credentials import jwt_of
 
-
 REFUSALS = ("authentication failed", "not permitted to log in", "does not exist")
 CUT_OFF = ("server closed the connection", "terminating connection")
 """The user is being removed at this very moment: ask again."""
