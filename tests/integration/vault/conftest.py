@@ -22,4 +22,5 @@ def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]
 def stack(shared_stack: DevStack) -> DevStack:
     """Everything up, and Vault as the sample catalog has it."""
     shared_stack.up(with_broker=False)
+    shared_stack.spire.wait_for_identity(shared_stack.spire.register_broker())
     return shared_stack
