@@ -13,9 +13,13 @@ from broker.logs import JsonFormatter, TextFormatter
 SECRET = "hvs.this-is-a-token"
 
 
+def fail() -> None:
+    raise RuntimeError(SECRET)
+
+
 def record(message: str) -> logging.LogRecord:
     try:
-        raise RuntimeError(SECRET)
+        fail()
     except RuntimeError:
         trouble = sys.exc_info()
     return logging.LogRecord("broker.test", logging.ERROR, __file__, 1, message, (), trouble)
