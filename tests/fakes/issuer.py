@@ -60,6 +60,7 @@ class Call:
     operation: str
     about: str
     task_id: str = ""
+    increment: timedelta | None = None
     timeout: timedelta
 
 
@@ -72,6 +73,7 @@ class FakeIssuer:
         self.loses_answers = False
         self.refuses: set[str] = set()
         """Roles that the backend does not know."""
+        self.least_ttl = timedelta()
         self.most_ttl = timedelta(hours=25)
         self.troubles: deque[Trouble] = deque()
         """What goes wrong with the next issues, one each."""
@@ -160,11 +162,13 @@ class FakeIssuer:
     async def renew(
         self, vault_lease_id: VaultLeaseId, increment: timedelta, *, timeout: timedelta
     ) -> timedelta:
-        await self._answer(Call(operation="renew", about=vault_lease_id, timeout=timeout))
+        await self._answer(
+            Call(operation="renew", about=vault_lease_id, increment=increment, timeout=timeout)
+        )
         if vault_lease_id not in self.leases:
             raise LeaseNotRenewableError
         self._lose_answer()
-        return min(increment, self.most_ttl)
+        return max(min(increment, self.most_ttl), self.least_ttl)
 
     async def revoke(self, vault_lease_id: VaultLeaseId, *, timeout: timedelta) -> None:
         await self._answer(Call(operation="revoke", about=vault_lease_id, timeout=timeout))

@@ -151,15 +151,19 @@ async def test_commits_that_wait_share_one_transaction_and_each_has_its_own_answ
     assert verify_chain(records) == await store.audit_head()
 
 
-async def test_a_caller_that_goes_away_does_not_undo_its_commit(store: SqliteStore, pause: Pause) -> None:
-    work = asyncio.create_task(store.commit(APPEND))
+async def test_a_caller_that_goes_away_undoes_neither_its_commit_nor_its_neighbours(
+    store: SqliteStore, pause: Pause
+) -> None:
+    first = asyncio.create_task(store.commit(APPEND))
     await asyncio.to_thread(pause.entered.wait, 10)
-    work.cancel()
+    gone, neighbour = (asyncio.create_task(store.commit(APPEND)) for _ in range(2))
+    await asyncio.sleep(0)
+    gone.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await work
+        await gone
     pause.go_on.set()
-    await store.commit(APPEND)
-    assert len(await store.audit_records(0, 99)) == 2
+    await asyncio.gather(first, neighbour)
+    assert len(await store.audit_records(0, 99)) == 3
 
 
 async def test_closing_finishes_what_was_committed(store: SqliteStore, pause: Pause, path: Path) -> None:

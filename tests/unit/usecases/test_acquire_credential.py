@@ -588,16 +588,16 @@ async def test_a_caller_that_goes_away_does_not_stop_what_has_begun(broker: Brok
     assert broker.issuer.count("issue") == 1
 
 
-async def test_a_twin_that_goes_away_leaves_the_other_its_answer(broker: Broker) -> None:
+@pytest.mark.parametrize("gone", [0, 1])
+async def test_a_twin_that_goes_away_leaves_the_other_its_answer(broker: Broker, gone: int) -> None:
     task = await broker.declared()
     with broker.issuer.holding("issue") as hold:
-        first = asyncio.create_task(broker.acquired(task))
-        second = asyncio.create_task(broker.acquired(task))
+        twins = [asyncio.create_task(broker.acquired(task)) for _ in range(2)]
         await until(hold.entered)
-        first.cancel()
+        twins[gone].cancel()
         await settle()
         hold.let_go.set()
-        assert (await second).lease.state is LeaseState.LIVE
+        assert (await twins[1 - gone]).lease.state is LeaseState.LIVE
     assert broker.issuer.count("issue") == 1
 
 

@@ -81,6 +81,21 @@ async def test_no_renewal_goes_beyond_the_leases_maximum(broker: Broker) -> None
         await broker.renew.by_broker(lease)
 
 
+async def test_a_backend_that_gives_more_than_the_leases_maximum_is_not_believed(broker: Broker) -> None:
+    _task, lease = await held(broker)
+    broker.issuer.least_ttl = timedelta(hours=9)
+    assert (await broker.renew.by_broker(lease)).expires_at == lease.max_expires_at
+
+
+async def test_the_backend_is_asked_for_no_more_than_there_is_room_for(broker: Broker) -> None:
+    _task, lease = await held(broker)
+    await broker.renew.for_owner(CALLER, lease.lease_id, timedelta(minutes=29))
+    broker.clock.advance(minutes=20)
+    await broker.renew.for_owner(CALLER, lease.lease_id, timedelta(minutes=29))
+    asked = [call.increment for call in broker.issuer.calls if call.operation == "renew"]
+    assert asked == [timedelta(minutes=29), timedelta(minutes=10)]
+
+
 async def test_a_backend_that_gives_less_is_believed(broker: Broker) -> None:
     _task, lease = await held(broker)
     broker.issuer.most_ttl = timedelta(seconds=7)

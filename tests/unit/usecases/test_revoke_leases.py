@@ -9,14 +9,14 @@ from datetime import timedelta
 import pytest
 
 from broker.domain.audit import AuditKind
-from broker.domain.changes import ConfirmRevoked, PostponeRevocation, RevokeLease
+from broker.domain.changes import ConfirmRevoked, CreateLease, PostponeRevocation, RevokeLease
 from broker.domain.errors import CredentialBackendUnavailableError, StoreUnavailableError
 from broker.domain.lease import Lease, LeaseState, RevokeCause
 from broker.domain.task import Task
 from broker.usecases.revoke_leases import IN_DOUBT_GRACE
 from broker.usecases.task_events import EventKind
 from tests.fakes.issuer import Trouble
-from tests.fakes.samples import BROKER, a_catalog
+from tests.fakes.samples import BROKER, a_catalog, a_lease
 from tests.fakes.system import CountingIds
 from tests.unit.usecases.wiring import Broker, asked, settle, until
 
@@ -41,6 +41,10 @@ async def doubtful(broker: Broker, task: Task, key: str = "doubtful") -> Lease:
         await broker.acquired(task, key=key)
     leases = await broker.store.leases_of(task.task_id)
     return next(lease for lease in leases if lease.idempotency_key == key)
+
+
+def in_doubt(broker: Broker, lease: Lease) -> RevokeLease:
+    return RevokeLease(lease_id=lease.lease_id, cause=RevokeCause.IN_DOUBT, at=broker.clock.now())
 
 
 async def test_a_revoked_lease_is_recorded_after_the_backend_refuses_it(broker: Broker) -> None:
@@ -246,22 +250,34 @@ async def test_a_doubtful_lease_does_not_wait_for_another_doubtful_one(broker: B
     assert broker.issuer.leases == {}
 
 
+async def test_what_is_being_made_is_not_revoked_as_doubtful_however_long_it_takes(broker: Broker) -> None:
+    task = await broker.declared()
+    with broker.issuer.holding("issue") as hold:
+        work = asyncio.create_task(broker.acquired(task))
+        await until(hold.entered)
+        lease = await broker.only_lease(task)
+        await broker.store.commit([in_doubt(broker, lease)])
+        broker.clock.advance(seconds=60)
+        assert await broker.watch.retry() == 0
+        assert broker.issuer.count("revoke_token") == 0
+        hold.let_go.set()
+        await asyncio.gather(work, return_exceptions=True)
+    assert broker.issuer.leases == {}
+
+
 async def test_a_token_is_not_revoked_under_what_is_being_made_with_it(broker: Broker) -> None:
     task = await broker.declared()
     with broker.issuer.holding("issue") as hold:
-        broker.issuer.troubles.append(Trouble.DONE_IN_DOUBT)
-        first = asyncio.create_task(broker.acquired(task, key="one"))
+        work = asyncio.create_task(broker.acquired(task))
         await until(hold.entered)
-        second = asyncio.create_task(broker.acquired(task, key="two"))
-        await asked(broker.issuer, "issue", 2)
-        leases = await broker.store.leases_of(task.task_id)
-        change = RevokeLease(lease_id=leases[0].lease_id, cause=RevokeCause.IN_DOUBT, at=broker.clock.now())
-        await broker.store.commit([change])
+        making = await broker.only_lease(task)
+        doubtful = a_lease(task_id=task.task_id, accessor=making.accessor)
+        await broker.store.commit([CreateLease(lease=doubtful, max_live=9), in_doubt(broker, doubtful)])
         broker.clock.advance(seconds=60)
-        await broker.watch.retry()
+        assert await broker.watch.retry() == 0
         assert broker.issuer.count("revoke_token") == 0
         hold.let_go.set()
-        await asyncio.gather(first, second, return_exceptions=True)
+        assert (await work).lease.vault_lease_id in broker.issuer.leases
 
 
 async def test_doubtful_leases_that_have_to_wait_do_not_hold_up_the_others(broker: Broker) -> None:
