@@ -207,3 +207,12 @@ async def test_another_tasks_credentials_stay(broker: Broker) -> None:
     lease = await broker.only_lease(other)
     assert list(broker.issuer.leases) == [lease.vault_lease_id]
     assert list(broker.issuer.tokens) == [lease.accessor]
+
+
+async def test_the_secrets_and_the_token_of_a_task_leave_the_memory_with_it(broker: Broker) -> None:
+    task = await holding(broker)
+    assert broker.acquire._under_key
+    assert broker.grants._grants
+    await broker.end_task.begin(task.task_id, an_end(), actor="test")
+    assert not broker.acquire._under_key
+    assert not broker.grants._grants
