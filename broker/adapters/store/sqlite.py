@@ -175,10 +175,6 @@ class SqliteStore:
         """Leases that were intended before `before` and still are."""
         return await self._read(reading.leases_intended, before, limit)
 
-    async def unrevoked(self) -> int:
-        """Leases that are revoking."""
-        return await self._read(reading.unrevoked)
-
     async def quarantined(self) -> frozenset[SpiffeId]:
         """Quarantined instances."""
         return await self._read(reading.quarantined)
