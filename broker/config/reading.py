@@ -24,7 +24,7 @@ from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, Event, 
 
 _MOST_BYTES: Final = 1 << 20
 _DEEPEST: Final = 20
-_ABOUT_FIELD: Final = re.compile(r"([a-z_]+)(?:, [a-z_]+)*: (.+)", re.DOTALL)
+_ABOUT_FIELD: Final = re.compile(r"([a-z_]+): (.+)", re.DOTALL)
 _DURATION: Final = re.compile(r"(?:([0-9]{1,4})h)?(?:([0-9]{1,5})m)?(?:([0-9]{1,6})s)?")
 
 
