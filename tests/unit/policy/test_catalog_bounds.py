@@ -55,7 +55,8 @@ def acquire(catalog: Catalog = CATALOG, role: str = "orders", task: Task | None 
 def without(section: str, name: str) -> Catalog:
     """The catalog without one of its entries."""
     kept = {key: value for key, value in getattr(CATALOG, section).items() if key != name}
-    return replace(CATALOG, **{section: kept})
+    changed: dict[str, Any] = {section: kept}
+    return replace(CATALOG, **changed)
 
 
 def with_class(**changed: Any) -> Catalog:
