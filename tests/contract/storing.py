@@ -773,9 +773,6 @@ class ReadCases:
         await store.commit([end()])
         assert await store.unrevoked() == 3
 
-    async def test_nobody_is_quarantined_at_first(self, store: Store) -> None:
-        assert await store.quarantined() == frozenset()
-
 
 async def snapshot(store: Store) -> tuple[object, ...]:
     return (
