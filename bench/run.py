@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import acquire, complete, figures
+from bench import acquire, complete, figures, where
 from bench.stack import measured
 from broker.devstack.parts import REPOSITORY
 
@@ -27,6 +27,10 @@ async def run(console: Console, scale: float) -> dict[str, float]:
     with measured(lambda line: console.print(f"  {line}", style="dim")) as stack:
         console.print("acquire, one client")
         found |= await acquire.one_client(stack, runs=_at_least(300 * scale))
+        console.print("acquire, where the time goes")
+        parts, rows = await where.where_it_goes(stack, stack.folder, runs=_at_least(200 * scale))
+        found |= parts
+        figures.show(console, "one acquire, one client: medians", ["part", "time"], rows)
         console.print("acquire, 16 clients")
         found |= await acquire.many_clients(stack, clients=16, each=20, rounds=_at_least(5 * scale))
         for leases, runs in ((1, 100), (20, 100)):
@@ -84,7 +88,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="a tenth (0.1) of the runs is a quick look")
     parser.add_argument("--output", type=Path, default=FILE, help="JSON; figures of other benchmarks stay")
     arguments = parser.parse_args()
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    os.environ |= {"GRPC_VERBOSITY": "ERROR", "GRPC_ENABLE_FORK_SUPPORT": "0"}
     console = Console(highlight=False)
     found = asyncio.run(run(console, arguments.scale))
     report(console, found)

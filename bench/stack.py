@@ -30,13 +30,13 @@ class Measured:
 
     def __init__(self, stack: DevStack, folder: Path) -> None:
         self.stack = stack
-        self._folder = folder
+        self.folder = folder
 
     def broker(self) -> Broker:
         """An SDK client of an instance of its own."""
         name = f"bench-{secrets.token_hex(4)}"
         spiffe_id = self.stack.spire.instance_id(AGENT_CLASS, name)
-        files = self.stack.spire.mint(spiffe_id, ttl=timedelta(hours=1), folder=self._folder / name)
+        files = self.stack.spire.mint(spiffe_id, ttl=timedelta(hours=1), folder=self.folder / name)
         identity = StaticIdentity(svid_of(files, spiffe_id))
         return Broker.connect(self.stack.broker.address, identity=identity)
 

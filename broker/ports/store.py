@@ -150,10 +150,6 @@ class Store(Protocol):
         """Return leases that are still intended although they were so before `before`."""
         ...
 
-    async def unrevoked(self) -> int:
-        """Return how many leases of tasks that are not active any more the backend may still accept."""
-        ...
-
     async def quarantines(self) -> tuple[Quarantine, ...]:
         """Return every quarantine that stands."""
         ...

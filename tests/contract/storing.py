@@ -764,15 +764,6 @@ class ReadCases:
         assert [lease.lease_id for lease in stale] == ["lease-a", "lease-b"]
         assert len(await store.leases_intended(NOON, 1)) == 1
 
-    async def test_what_is_revoking_is_counted_as_unrevoked(self, store: Store) -> None:
-        assert await store.unrevoked() == 0
-        await add_task(store)
-        for state in LeaseState:
-            await add_lease(store, a_lease(f"lease-{state.value}"), state)
-        assert await store.unrevoked() == 1
-        await store.commit([end()])
-        assert await store.unrevoked() == 3
-
 
 async def snapshot(store: Store) -> tuple[object, ...]:
     return (

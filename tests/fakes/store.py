@@ -188,9 +188,6 @@ class FakeStore:
         found = self._leases(lambda lease: lease.state is LeaseState.INTENDED and lease.intended_at <= before)
         return tuple(sorted(found, key=lambda lease: lease.intended_at)[:limit])
 
-    async def unrevoked(self) -> int:
-        return len(self._leases(lambda lease: lease.state is LeaseState.REVOKING))
-
     async def quarantines(self) -> tuple[Quarantine, ...]:
         self._check()
         return tuple(self._state.quarantines.values())

@@ -132,9 +132,6 @@ _INTENDED = Statement(
     .order_by(leases.c.intended_at)
     .limit(bindparam("b_limit"))
 )
-_UNREVOKED = Statement(
-    select(func.count().label("leases")).where(leases.c.state == LeaseState.REVOKING.value)
-)
 _TASKS_OF = Statement(
     select(tasks)
     .where(
@@ -243,12 +240,6 @@ def leases_to_revoke(session: Session, now: datetime, limit: int) -> tuple[Lease
 def leases_intended(session: Session, before: datetime, limit: int) -> tuple[Lease, ...]:
     """Leases that were intended before `before` and still are."""
     return _leases(session.rows(_INTENDED, b_before=before, b_limit=limit))
-
-
-def unrevoked(session: Session) -> int:
-    """Leases that are revoking."""
-    count: int = session.rows(_UNREVOKED)[0]["leases"]
-    return count
 
 
 def quarantines(session: Session) -> tuple[Quarantine, ...]:

@@ -182,10 +182,6 @@ class SqliteStore:
         """Leases that were intended before `before` and still are."""
         return await self._read(reading.leases_intended, before, limit)
 
-    async def unrevoked(self) -> int:
-        """Leases that are revoking."""
-        return await self._read(reading.unrevoked)
-
     async def quarantines(self) -> tuple[Quarantine, ...]:
         """Every quarantine."""
         return await self._read(reading.quarantines)

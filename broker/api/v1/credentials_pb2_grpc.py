@@ -71,7 +71,8 @@ class CredentialServiceServicer:
 
         Caller: the instance that owns the task.
         Reasons: TASK_NOT_FOUND, TASK_NOT_ACTIVE, ROLE_NOT_ALLOWED, POLICY_DENIED, LEASE_LIMIT_REACHED,
-        IDEMPOTENCY_KEY_REUSED, IDEMPOTENT_RESULT_GONE, CREDENTIAL_BACKEND_UNAVAILABLE.
+        LEASE_NOT_LIVE (released or revoked meanwhile), IDEMPOTENCY_KEY_REUSED, IDEMPOTENT_RESULT_GONE,
+        CREDENTIAL_BACKEND_UNAVAILABLE.
         Audited: the decision with the intent before Vault is asked, the issue before the secret leaves.
         Idempotent under `idempotency_key`: the same key and body give the same credential again for a short
         while; after that IDEMPOTENT_RESULT_GONE names the lease that was made.
