@@ -184,7 +184,7 @@ class QuarantineNotFoundError(NotFoundError):
     reason = "QUARANTINE_NOT_FOUND"
 
     def __init__(self) -> None:
-        super().__init__("no quarantine of exactly this target stands: look at the list")
+        super().__init__("no such quarantine")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,7 +93,7 @@ def the_group(world: World) -> Svid:
 
 @pytest.mark.parametrize("rpc", ["Quarantine", "Release"])
 def test_a_viewer_looks_and_does_nothing(world: World, rpc: str) -> None:
-    victim, viewer = world.svid(), world.svid("vera", path="viewer")
+    victim, viewer = world.svid(), world.svid(path="viewer")
     with world.calling(viewer) as caller, world.calling(victim) as other:
         assert attempt(caller, "ListQuarantines", "").ok
         answer = attempt(caller, rpc, victim.spiffe_id)
