@@ -32,7 +32,8 @@ class VerifiedIdentity:
 
     spiffe_id: SpiffeId
     svid_expires_at: datetime
-    leaf_sha256: str
+    svid_sha256: str
+    """Hex digest of the leaf certificate (DER)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,4 +42,4 @@ class VerifiedOperator:
 
     spiffe_id: SpiffeId
     roles: frozenset[OperatorRole]
-    leaf_sha256: str
+    svid_sha256: str

@@ -157,7 +157,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self._rate_limit.take(identity.spiffe_id, rule.cost, self._clock.now())
         _demand_role(roles, rule)
         operator = VerifiedOperator(
-            spiffe_id=identity.spiffe_id, roles=roles, leaf_sha256=identity.leaf_sha256
+            spiffe_id=identity.spiffe_id, roles=roles, svid_sha256=identity.svid_sha256
         )
         caller = OperatorCaller(operator=operator, request_id=request_id, time_left=_time_left(context))
         self._operators_under_way += 1

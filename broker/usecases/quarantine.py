@@ -159,7 +159,7 @@ class QuarantineInstances:
     ) -> AuditEvent:
         facts: dict[str, object] = {
             "roles": sorted(role.value for role in caller.operator.roles),
-            "svid_sha256": caller.operator.leaf_sha256,
+            "svid_sha256": caller.operator.svid_sha256,
         }
         if target is not None:
             facts |= {"target": target.kind.value, "name": target.name, "reason": reason}

@@ -39,7 +39,7 @@ class RecordRefusal:
                 "rpc": rpc,
                 "reason": reason,
                 "request": request[:MOST_OF_A_REQUEST],
-                "svid_sha256": who.leaf_sha256,
+                "svid_sha256": who.svid_sha256,
             },
         )
         await self._store.commit([Append(event=event)])

@@ -95,7 +95,7 @@ class SvidVerifier:
         """See ports.identity.PeerVerifier: steps 1 to 6, for callers that need not be agent instances."""
         checked = self._valid_now(leaf_pem, intermediates_pem)
         return VerifiedIdentity(
-            spiffe_id=checked.spiffe_id, svid_expires_at=checked.not_after, leaf_sha256=checked.leaf_sha256
+            spiffe_id=checked.spiffe_id, svid_expires_at=checked.not_after, svid_sha256=checked.leaf_sha256
         )
 
     def _valid_now(self, leaf_pem: bytes | None, intermediates_pem: Sequence[bytes]) -> _Checked:

@@ -89,4 +89,4 @@ QUARANTINED_TASKS: Final = tuple(
     )
     for kind in TargetKind
 )
-"""One for each kind, so that each finds its tasks by an index of its own."""
+"""One for each kind: joined by equality, so that a task is not compared with every quarantine there is."""

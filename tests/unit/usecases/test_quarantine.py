@@ -40,7 +40,7 @@ ANN = OperatorCaller(
     operator=VerifiedOperator(
         spiffe_id=SpiffeId.parse("spiffe://example.test/operator/ann"),
         roles=frozenset({OperatorRole.OPERATOR}),
-        leaf_sha256="cd" * 32,
+        svid_sha256="cd" * 32,
     ),
     request_id=RequestId("req-ann"),
 )
