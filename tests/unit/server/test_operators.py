@@ -67,6 +67,11 @@ async def listed(served: Served, **fields: Any) -> operators_pb2.ListQuarantines
     return operators_pb2.ListQuarantinesResponse.FromString(answer)
 
 
+async def to_the_end(stream: Any) -> None:
+    while await stream.read() is not grpc.aio.EOF:
+        pass
+
+
 async def events(served: Served) -> list[AuditEvent]:
     return [record.event for record in await served.store.audit_records(0, 10_000)]
 
@@ -237,7 +242,7 @@ async def test_operators_have_room_when_agents_have_taken_all_there_is(serve: Se
     assert (await as_(served, OTHER, QUARANTINES + "Quarantine")).reason == "OVERLOADED"
     await quarantined(served)
     with pytest.raises(grpc.RpcError) as caught:
-        [message async for message in stream]
+        await to_the_end(stream)
     assert Refusal.of(caught.value).reason == "INSTANCE_QUARANTINED"
     await eventually(lambda: served.gate._under_way == 0)
 
