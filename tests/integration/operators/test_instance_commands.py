@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from broker.client import Denied, TaskEnded
 from broker.devstack.parts import REPOSITORY
-from tests.threats.world import CLASS, World, until
+from tests.threats.world import CLASS, ROLE, TASK_TYPE, World, until
 
 Files = tuple[str, ...]
 
@@ -182,3 +184,24 @@ def test_files_that_are_no_svid_are_said_to_be_none(world: World, ann: Files, tm
         done = instance(world, "list", *words)
         assert done.returncode == 2
         assert what in done.stderr
+
+
+async def test_an_agent_with_the_sdk_sees_that_it_was_quarantined(world: World, ann: Files) -> None:
+    svid = world.svid()
+    words = ("quarantine", svid.spiffe_id, "--reason", "the agent looks")
+    async with world.sdk(svid) as broker:
+        with pytest.raises(TaskEnded) as ended:
+            async with broker.task(TASK_TYPE, intent="to be quarantined") as task:
+                await task.acquire(ROLE)
+                work = asyncio.to_thread(instance, world, *words, *ann)
+                await asyncio.gather(work, asyncio.Event().wait())
+        assert ended.value.cause == "QUARANTINED"
+        with pytest.raises(Denied) as refused:
+            await broker.list_tasks()
+        assert refused.value.reason == "INSTANCE_QUARANTINED"
+        with pytest.raises(Denied):
+            async with broker.task(TASK_TYPE, intent="once more"):
+                pass
+    assert world.users() == set()
+    let_go = await asyncio.to_thread(instance, world, "release", svid.spiffe_id, "-r", "it looked", *ann)
+    assert let_go.returncode == 0
