@@ -27,6 +27,7 @@ from broker.config.settings import Settings
 from broker.ports.system import Steps
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate
+from broker.server.quarantines import QuarantineServicer
 from broker.server.rate_limit import RateLimit
 from broker.server.rounds import run_rounds
 from broker.server.serving import GrpcServer
@@ -34,9 +35,12 @@ from broker.server.tasks import TaskServicer
 from broker.usecases.acquire_credential import AcquireCredential
 from broker.usecases.complete_task import CompleteTask
 from broker.usecases.declare_task import DeclareTask
+from broker.usecases.end_quarantined import EndQuarantined
 from broker.usecases.end_task import EndTask
 from broker.usecases.keep_task_alive import KeepTaskAlive
 from broker.usecases.look_at_tasks import LookAtTasks
+from broker.usecases.quarantine import QuarantineInstances
+from broker.usecases.record_refusal import RecordRefusal
 from broker.usecases.release_credential import ReleaseCredential
 from broker.usecases.renew_lease import RenewLease
 from broker.usecases.revoke_leases import RevokeLeases
@@ -168,8 +172,21 @@ class _Broker:
             # The catalog's agent classes are those of the broker's own trust domain: who is federated is unlisted (R5).
             return identity.bundle(trust_domain) if trust_domain == settings.trust_domain else None
 
+        end_quarantined = EndQuarantined(
+            store=store, end_task=end_task, revoke_leases=revoke_leases, clock=clock, actor=settings.own_id
+        )
+        quarantine_instances = QuarantineInstances(
+            store=store,
+            memory=quarantine,
+            end_quarantined=end_quarantined,
+            events=events,
+            clock=clock,
+            steps=steps,
+        )
         gate = Gate(
             verifier=SvidVerifier(bundle_of=own_bundle, quarantine=quarantine, clock=clock),
+            operators=settings.who_operates(),
+            record_refusal=RecordRefusal(store=store, clock=clock),
             rate_limit=RateLimit(
                 rate=settings.limits.calls_per_second_per_instance, burst=settings.limits.burst
             ),
@@ -201,6 +218,7 @@ class _Broker:
                 renew=renew,
                 release=ReleaseCredential(store=store, revoke_leases=revoke_leases, clock=clock),
             ),
+            quarantines=QuarantineServicer(quarantine=quarantine_instances),
             gate=gate,
             tls=server_credentials(identity),
             listen=settings.listen,
@@ -210,6 +228,7 @@ class _Broker:
 
         # What the process before left half done comes first, before anything new is promised.
         await watch.reclaim(older_than=timedelta())
+        await end_quarantined()
 
         async def readiness() -> None:
             await server.ready(ready=login.healthy and identity.healthy(clock.now()))
@@ -222,7 +241,7 @@ class _Broker:
             ("reclaim", watch.reclaim, _RENEW),
             ("forget-secrets", acquire.forget_old, _REFRESH),
             ("catalog", catalogs.reload_if_changed, _REFRESH),
-            ("quarantine", quarantine.refresh, _REFRESH),
+            ("quarantine", quarantine_instances.follow, _REFRESH),
             ("readiness", readiness, _REFRESH / 4),
         ]
         await server.start()
@@ -237,7 +256,7 @@ class _Broker:
             new = settings.address_file.with_name(settings.address_file.name + ".new")
             new.write_text(f"{host}:{server.port}\n")
             new.replace(settings.address_file)
-        return cls(server, [acquire.drain, complete.drain, revoke_leases.drain])
+        return cls(server, [acquire.drain, complete.drain, quarantine_instances.drain, revoke_leases.drain])
 
 
 async def _cancel(work: list[asyncio.Task[None]]) -> None:

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from broker import __version__
-from broker.cli import audit, catalog, demo, dev, health, serve
+from broker.cli import audit, catalog, demo, dev, health, instance, serve
 from broker.cli.exec import exec_command
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.add_typer(dev.app, name="dev")
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(audit.app, name="audit")
+app.add_typer(instance.app, name="instance")
 app.command("serve")(serve.serve)
 app.command("exec", context_settings={"allow_interspersed_args": False})(exec_command)
 app.command("demo")(demo.demo)

@@ -28,7 +28,8 @@ _SILENT_INTERVALS: Final = 1.5
 """The broker says something once a heartbeat interval; it ends a task after several."""
 _LEAST_SILENCE: Final = timedelta(seconds=1)
 _LOOK_TIMEOUT: Final = timedelta(seconds=10)
-_NOTHING_MORE: Final = frozenset({"INSTANCE_QUARANTINED", "AGENT_CLASS_UNKNOWN"})
+_QUARANTINED: Final = "INSTANCE_QUARANTINED"
+_NOTHING_MORE: Final = frozenset({_QUARANTINED, "AGENT_CLASS_UNKNOWN"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +158,8 @@ class Attachment:
         )
         if over:
             logger.info("task %s is over: %s", self.message.task_id, error)
+            if error.reason == _QUARANTINED:  # nobody tells more: looking at the task is refused as well
+                self.message.end_cause = tasks_pb2.TASK_END_CAUSE_QUARANTINED
             self._end()
         return over
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ruamel.yaml.comments import CommentedMap
 
 from broker.config.reading import ConfigError, Problem, line_of, parse_duration, plain, problems_of, read_yaml
+from broker.domain.operators import InvalidGrantError, OperatorGrant, OperatorRole, Operators
 from broker.domain.spiffe import InvalidSpiffeIdError, SpiffeId
 
 _LOOKS_SECRET: Final = re.compile(
@@ -26,6 +28,7 @@ _LOOKS_SECRET: Final = re.compile(
 _ADDRESS: Final = re.compile(r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(\d{1,5})$")
 
 _LAST_PORT: Final = 65_535
+_MOST_OPERATORS: Final = 256
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 VaultName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -79,6 +82,21 @@ class StoreSettings(_Model):
     url: str = "sqlite:///broker.db"
 
 
+class OperatorSettings(_Model):
+    """Who may operate: a SPIFFE ID, or with a `/` at its end every one below it."""
+
+    id: str
+    roles: Annotated[tuple[OperatorRole, ...], Field(min_length=1, max_length=len(OperatorRole))]
+
+    def grant(self, broker: SpiffeId) -> OperatorGrant:
+        """Checked against who can never be an operator.
+
+        Raises:
+            InvalidGrantError: nobody can be one by this.
+        """
+        return OperatorGrant.parse(self.id, frozenset(self.roles), broker=broker)
+
+
 class Limits(_Model):
     """What one broker takes."""
 
@@ -105,6 +123,7 @@ class _File(_Model):
     vault: VaultSettings
     store: StoreSettings = StoreSettings()
     catalog: Path
+    operators: Annotated[tuple[OperatorSettings, ...], Field(max_length=_MOST_OPERATORS)] = ()
     limits: Limits = Limits()
     shutdown_grace: Annotated[Duration, Field(ge=timedelta(), le=timedelta(minutes=10))] = timedelta(
         seconds=10
@@ -138,6 +157,11 @@ class Settings(_File):
     own_id: SpiffeId
     endpoint_socket: str
 
+    def who_operates(self) -> Operators:
+        """The operators, as the gate asks for them."""
+        grants = tuple(operator.grant(self.own_id) for operator in self.operators)
+        return Operators(broker=self.own_id, grants=grants)
+
 
 def load_settings(path: Path) -> Settings:
     """Read the broker's configuration file.
@@ -160,7 +184,7 @@ def load_settings(path: Path) -> Settings:
     known = sorted(
         {
             key
-            for model in (_File, VaultSettings, StoreSettings, Limits, LogSettings)
+            for model in (_File, VaultSettings, StoreSettings, OperatorSettings, Limits, LogSettings)
             for key in model.model_fields
         }
     )
@@ -168,6 +192,10 @@ def load_settings(path: Path) -> Settings:
         file = _File.model_validate(plain(node))
     except ValidationError as error:
         raise ConfigError(problems_of(error, path, node, known)) from error
+    own_id = SpiffeId.parse(file.broker_id or f"spiffe://{file.trust_domain}/tasklease/broker")
+    problems = list(_bad_operators(file, own_id, path, node))
+    if problems:
+        raise ConfigError(problems)
     endpoint_socket = file.spiffe_endpoint_socket or os.environ.get("SPIFFE_ENDPOINT_SOCKET", "")
     if not endpoint_socket:
         what = "is missing, and SPIFFE_ENDPOINT_SOCKET is not set: name SPIRE's Workload API socket"
@@ -181,9 +209,18 @@ def load_settings(path: Path) -> Settings:
     values["store"] = StoreSettings(url=_absolute(file.store.url, folder))
     return Settings.model_construct(
         **values,
-        own_id=SpiffeId.parse(file.broker_id or f"spiffe://{file.trust_domain}/tasklease/broker"),
+        own_id=own_id,
         endpoint_socket=endpoint_socket,
     )
+
+
+def _bad_operators(file: _File, own_id: SpiffeId, path: Path, node: CommentedMap) -> Iterator[Problem]:
+    for number, operator in enumerate(file.operators):
+        try:
+            operator.grant(own_id)
+        except InvalidGrantError as error:
+            line = line_of(node, ("operators", number, "id"))
+            yield Problem(file=str(path), line=line, field=f"operators.{number}.id", what=str(error))
 
 
 def _is_address(text: str) -> bool:

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from broker.api.v1 import credentials_pb2_grpc, tasks_pb2, tasks_pb2_grpc
+from broker.api.v1 import credentials_pb2_grpc, operators_pb2_grpc, tasks_pb2, tasks_pb2_grpc
 from broker.client import Svid
 
 _DNS_NAME: Final = "tasklease-broker"
@@ -46,8 +46,11 @@ class Caller:
     """One connection, for as long as its block lasts."""
 
     def __init__(self, channel: grpc.Channel) -> None:
-        self._tasks = tasks_pb2_grpc.TaskServiceStub(channel)  # type: ignore[no-untyped-call]
-        self._credentials = credentials_pb2_grpc.CredentialServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._stubs = (
+            tasks_pb2_grpc.TaskServiceStub(channel),  # type: ignore[no-untyped-call]
+            credentials_pb2_grpc.CredentialServiceStub(channel),  # type: ignore[no-untyped-call]
+            operators_pb2_grpc.QuarantineServiceStub(channel),  # type: ignore[no-untyped-call]
+        )
 
     def call(self, rpc: str, request: Message, *, timeout: float = _TIMEOUT) -> Answer:
         """Make one call of the RPC of that name."""
@@ -63,7 +66,7 @@ class Caller:
         return self.call("ListTasks", tasks_pb2.ListTasksRequest(page_size=1))
 
     def _method(self, rpc: str) -> Callable[..., Any]:
-        stub = self._tasks if hasattr(self._tasks, rpc) else self._credentials
+        stub = next(stub for stub in self._stubs if hasattr(stub, rpc))
         method: Callable[..., Any] = getattr(stub, rpc)
         return method
 

@@ -81,6 +81,11 @@ vault:
 store:
   url: sqlite:///broker.db
 catalog: catalog
+operators: # `spire-server x509 mint` makes SVIDs for them; see docs/operators.md
+  - id: spiffe://{TRUST_DOMAIN}/operator/
+    roles: [viewer, operator]
+  - id: spiffe://{TRUST_DOMAIN}/viewer/
+    roles: [viewer]
 limits:
   calls_per_second_per_instance: 20000
   burst: 20000

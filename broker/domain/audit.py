@@ -51,6 +51,10 @@ class AuditKind:
     LEASE_REVOKING: Final = "lease.revoking"
     LEASE_REVOKED: Final = "lease.revoked"
     LEASE_REVOCATION_FAILED: Final = "lease.revocation-failed"
+    QUARANTINE_IMPOSED: Final = "quarantine.imposed"
+    QUARANTINE_RELEASED: Final = "quarantine.released"
+    QUARANTINE_LISTED: Final = "quarantine.listed"
+    OPERATOR_REFUSED: Final = "operator.refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

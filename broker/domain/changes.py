@@ -13,13 +13,14 @@ from datetime import datetime
 from broker.domain.audit import AuditEvent
 from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor, VaultLeaseId
 from broker.domain.lease import Lease, RevokeCause
+from broker.domain.quarantine import Quarantine, QuarantineTarget
 from broker.domain.task import Task, TaskEnd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateTask:
-    """A new active task. Precondition: its owner has fewer than `max_live` tasks that have not ended, and has
-    no task under the same idempotency key."""
+    """A new active task. Precondition: its owner is not quarantined, has fewer than `max_live` tasks that have not
+    ended, and has no task under the same idempotency key."""
 
     task: Task
     max_live: int
@@ -61,8 +62,8 @@ class FinishTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateLease:
-    """The intent to issue. Precondition: the task is active, has fewer than `max_live` leases that are not final,
-    and none that holds the same idempotency key (`Lease.holds_key`)."""
+    """The intent to issue. Precondition: the task is active and its owner not quarantined; it has fewer than
+    `max_live` leases that are not final, and none that holds the same idempotency key (`Lease.holds_key`)."""
 
     lease: Lease
     max_live: int
@@ -70,7 +71,7 @@ class CreateLease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssueLease:
-    """Intended to live. Precondition: the lease is intended and its task is active."""
+    """Intended to live. Precondition: the lease is intended, its task active and its owner not quarantined."""
 
     lease_id: LeaseId
     vault_lease_id: VaultLeaseId
@@ -126,6 +127,21 @@ class ConfirmRevoked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AddQuarantine:
+    """A quarantine; where one of the same target stands, that one stays as it is. No precondition."""
+
+    quarantine: Quarantine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveQuarantine:
+    """The end of a quarantine. Precondition: it stands, and no task that it concerns is active any more, so that
+    nothing outlives the quarantine that it should have ended."""
+
+    target: QuarantineTarget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Append:
     """An audit record, placed by the store in the order of commit."""
 
@@ -145,5 +161,7 @@ Change = (
     | RevokeLease
     | PostponeRevocation
     | ConfirmRevoked
+    | AddQuarantine
+    | RemoveQuarantine
     | Append
 )

@@ -97,6 +97,9 @@ class InstanceQuarantinedError(DeniedError):
     reason = "INSTANCE_QUARANTINED"
     denial_class = DenialClass.GRANTABLE
 
+    def __init__(self, text: str = "the instance is quarantined: only an operator can release it") -> None:
+        super().__init__(text)
+
 
 class AgentClassUnknownError(DeniedError):
     """The SPIFFE ID names no agent instance, or one of an unlisted class."""
@@ -129,6 +132,27 @@ class PolicyDeniedError(DeniedError):
     denial_class = DenialClass.GRANTABLE
 
 
+class OperatorUnknownError(DeniedError):
+    """The RPC is for operators, and the caller is none."""
+
+    reason = "OPERATOR_UNKNOWN"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this is for operators, and the broker's settings name no operator of this SPIFFE ID"
+        )
+
+
+class OperatorRoleMissingError(DeniedError):
+    """An operator without a role that the RPC takes."""
+
+    reason = "OPERATOR_ROLE_MISSING"
+    denial_class = DenialClass.GRANTABLE
+
+    def __init__(self, roles: Sequence[str]) -> None:
+        super().__init__(f"this takes an operator with the role {' or '.join(roles)}")
+
+
 # What they ask about ---------------------------------------------------------------------------------------
 
 
@@ -152,6 +176,15 @@ class LeaseNotFoundError(NotFoundError):
 
     def __init__(self) -> None:
         super().__init__("no such lease")
+
+
+class QuarantineNotFoundError(NotFoundError):
+    """No quarantine stands against this target."""
+
+    reason = "QUARANTINE_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("no such quarantine")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

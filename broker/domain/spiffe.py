@@ -74,3 +74,8 @@ class AgentIdentity:
                 return cls(agent_class=agent_class, instance=instance)
             case _:
                 return None
+
+
+def names_an_agent(spiffe_id: SpiffeId) -> bool:
+    """Whether the ID is in the agents' part of its trust domain (`/agent`), also where it names no instance."""
+    return spiffe_id.path == "/agent" or spiffe_id.path.startswith("/agent/")

@@ -32,6 +32,7 @@ class EndCause(StrEnum):
     DEADLINE = "deadline"
     HEARTBEAT_LOST = "heartbeat-lost"
     REVOKED = "revoked"
+    QUARANTINED = "quarantined"
 
 
 class Outcome(StrEnum):

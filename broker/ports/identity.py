@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from broker.domain.peer import VerifiedPeer
+from broker.domain.peer import VerifiedIdentity, VerifiedPeer
+from broker.domain.quarantine import QuarantineTarget
 from broker.domain.spiffe import SpiffeId
 
 
@@ -25,10 +26,38 @@ class PeerVerifier(Protocol):
         """
         ...
 
+    def identify(self, leaf_pem: bytes | None, intermediates_pem: Sequence[bytes]) -> VerifiedIdentity:
+        """Verify as `verify` does, whoever it is: the ID need not name an agent instance.
+
+        Raises:
+            UnauthenticatedError: as `verify`.
+        """
+        ...
+
 
 class Quarantine(Protocol):
     """Which instances are quarantined."""
 
     def holds(self, spiffe_id: SpiffeId) -> bool:
         """Whether nothing more may be accepted from `spiffe_id`. Answers from memory, without waiting."""
+        ...
+
+
+class QuarantineInMemory(Quarantine, Protocol):
+    """What `holds` answers from, and how it follows the store."""
+
+    def hold(self, target: QuarantineTarget) -> None:
+        """From now on nothing is accepted from `target`: its quarantine is durable."""
+        ...
+
+    def let_go(self, target: QuarantineTarget) -> None:
+        """The quarantine of `target` is durably gone; what others hold stays held."""
+        ...
+
+    async def refresh(self) -> bool:
+        """Read the store, which other replicas write as well; return whether anything was new.
+
+        Raises:
+            StoreUnavailableError: what was held stays held.
+        """
         ...

@@ -17,6 +17,7 @@ from broker.domain.audit import AuditRecord, ChainHead
 from broker.domain.changes import Change
 from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor
 from broker.domain.lease import Lease
+from broker.domain.quarantine import Quarantine, QuarantineTarget
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
 
@@ -32,6 +33,9 @@ class Conflict(StrEnum):
     LEASE_STATE = "lease-state"
     LEASE_LIMIT = "lease-limit"
     LEASE_KEY_TAKEN = "lease-key-taken"
+    OWNER_QUARANTINED = "owner-quarantined"
+    QUARANTINE_MISSING = "quarantine-missing"
+    QUARANTINE_UNFINISHED = "quarantine-unfinished"
 
 
 class ConflictError(Exception):
@@ -61,6 +65,23 @@ class AcquireFacts:
     """Leases that are not final."""
     denials: int
     """How often the task was denied a credential."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantineStatus:
+    """A quarantine, and how much of what it concerns is left."""
+
+    quarantine: Quarantine
+    unfinished_tasks: int
+    """Tasks that have not ended: what they hold may still be accepted by a backend (rule R3)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantinePage:
+    """One page of quarantines, by kind and name; `next_token` is empty on the last."""
+
+    quarantines: tuple[QuarantineStatus, ...]
+    next_token: str
 
 
 class Store(Protocol):
@@ -129,8 +150,24 @@ class Store(Protocol):
         """Return leases that are still intended although they were so before `before`."""
         ...
 
-    async def quarantined(self) -> frozenset[SpiffeId]:
-        """Return every quarantined instance."""
+    async def quarantines(self) -> tuple[Quarantine, ...]:
+        """Return every quarantine that stands."""
+        ...
+
+    async def quarantine(self, target: QuarantineTarget) -> QuarantineStatus | None:
+        """Return the quarantine of exactly this target."""
+        ...
+
+    async def quarantine_page(self, *, page_size: int, page_token: str) -> QuarantinePage:
+        """One page of the quarantines that stand.
+
+        Raises:
+            FieldInvalidError: `page_token` is not one that this store made.
+        """
+        ...
+
+    async def quarantined_tasks(self, limit: int) -> tuple[Task, ...]:
+        """Return active tasks whose owner is quarantined."""
         ...
 
     async def audit_records(self, after: int, limit: int) -> tuple[AuditRecord, ...]:

@@ -13,9 +13,11 @@ from typing import Final
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from broker.api.v1 import credentials_pb2, tasks_pb2
+from broker.api.v1 import credentials_pb2, operators_pb2, tasks_pb2
 from broker.domain.errors import FieldInvalidError, FieldViolation
 from broker.domain.identifiers import LeaseId, TaskId
+from broker.domain.quarantine import QuarantineTarget, TargetKind
+from broker.domain.spiffe import AgentIdentity, InvalidSpiffeIdError, SpiffeId
 from broker.domain.task import Outcome, Scope, TaskState
 from broker.usecases.acquire_credential import Acquisition
 from broker.usecases.declare_task import Declaration
@@ -27,6 +29,7 @@ MAX_FINGERPRINT: Final = 64
 MAX_PAGE: Final = 200
 DEFAULT_PAGE: Final = 50
 MAX_TOKEN: Final = 512
+MAX_QUARANTINE_TOKEN: Final = 4096  # holds a SPIFFE ID
 MAX_INCREMENT: Final = timedelta(hours=24)
 _MOST_VIOLATIONS: Final = 10
 _NANOS: Final = 1_000_000_000
@@ -182,6 +185,61 @@ def listing(request: tasks_pb2.ListTasksRequest) -> tuple[frozenset[TaskState], 
         request.page_size or DEFAULT_PAGE,
         request.page_token,
     )
+
+
+def quarantine(
+    request: operators_pb2.QuarantineRequest | operators_pb2.ReleaseRequest,
+) -> tuple[QuarantineTarget, str]:
+    """QuarantineRequest or ReleaseRequest, bounded: whom, and why."""
+    problems = _Problems()
+    target = _target(request.target)
+    problems.check(
+        target is not None,
+        "target",
+        "exactly one of: instance (spiffe://<trust domain>/agent/<class>/<instance>), agent_class, trust_domain "
+        "(without spiffe://)",
+    )
+    problems.text(request.reason, "reason", least=1, most=MAX_REASON)
+    problems.check(bool(request.reason.strip()), "reason", "say why, in words")
+    problems.raise_any()
+    assert target is not None  # noqa: S101 - raised above
+    return target, request.reason
+
+
+def quarantine_listing(request: operators_pb2.ListQuarantinesRequest) -> tuple[int, str]:
+    """ListQuarantinesRequest, bounded: page size, page token."""
+    problems = _Problems()
+    problems.check(0 <= request.page_size <= MAX_PAGE, "page_size", f"0 to {MAX_PAGE}")
+    problems.check(
+        len(request.page_token) <= MAX_QUARANTINE_TOKEN, "page_token", "give back next_page_token as it was"
+    )
+    problems.raise_any()
+    return request.page_size or DEFAULT_PAGE, request.page_token
+
+
+def _target(message: operators_pb2.QuarantineTarget) -> QuarantineTarget | None:
+    try:
+        match message.WhichOneof("target"):
+            case "instance":
+                instance = SpiffeId.parse(message.instance)
+                good = AgentIdentity.of(instance) is not None
+                return QuarantineTarget(kind=TargetKind.INSTANCE, name=str(instance)) if good else None
+            case "agent_class":
+                good = bool(_NAME.fullmatch(message.agent_class))
+                return (
+                    QuarantineTarget(kind=TargetKind.AGENT_CLASS, name=message.agent_class) if good else None
+                )
+            case "trust_domain":
+                domain = SpiffeId.parse(f"spiffe://{message.trust_domain}")
+                return (
+                    QuarantineTarget(kind=TargetKind.TRUST_DOMAIN, name=domain.trust_domain)
+                    if not domain.path
+                    else None
+                )
+            case _:
+                return None
+    except InvalidSpiffeIdError:
+        return None
 
 
 def _time(value: Timestamp, field: str, problems: _Problems) -> datetime | None:

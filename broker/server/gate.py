@@ -3,6 +3,11 @@
 An interceptor that wraps each handler of the server. Requests are parsed inside, so that bytes which are no
 message are a clear refusal; errors become statuses here and nowhere else; what is unforeseen says nothing but its
 request id (rule R6). Identity is verified for each call anew (rule R4).
+
+Agents and operators are told apart by the line of the RPC table, never by what the caller says: an RPC for operators
+takes no agent instance, and one for agents no operator. Operators have room of their own, so that agents which fill
+the broker cannot keep out who would quarantine them. What is refused to somebody who wanted to operate is durable in
+the audit trail before it is answered.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from datetime import timedelta
 from typing import Any, Final, cast
 
 import grpc
+from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from broker.domain.errors import (
@@ -24,26 +30,37 @@ from broker.domain.errors import (
     CallDeadlineExceededError,
     FieldInvalidError,
     FieldViolation,
+    LimitReachedError,
+    OperatorRoleMissingError,
+    OperatorUnknownError,
     OverloadedError,
     RpcUnknownError,
     ShuttingDownError,
+    UnauthenticatedError,
+    UnavailableError,
 )
 from broker.domain.identifiers import RequestId
-from broker.domain.peer import VerifiedPeer
+from broker.domain.operators import OperatorRole, Operators
+from broker.domain.peer import VerifiedIdentity, VerifiedOperator, VerifiedPeer
 from broker.ports.identity import PeerVerifier
 from broker.ports.system import Clock, Ids
 from broker.server.rate_limit import RateLimit
-from broker.server.rpc_table import RPCS, RpcRule
+from broker.server.rpc_table import RPCS, CallerKind, RpcRule
 from broker.server.status import internal, status_of
-from broker.usecases.caller import Caller
+from broker.usecases.caller import Caller, OperatorCaller
+from broker.usecases.record_refusal import RecordRefusal
 
 logger = logging.getLogger(__name__)
 
 _Context = grpc.aio.ServicerContext[Any, Any]
+_FULL: Final = "the broker has as many calls under way as it takes"
+_FULL_FOR: Final = timedelta(seconds=0.2)
 _Handler = Any
 """A grpc.RpcMethodHandler of an asyncio server; the published types know only the synchronous one."""
 
 _LEAST_TIME_LEFT: Final = timedelta(milliseconds=1)
+_MOST_OPERATORS_CALLS: Final = 32
+"""Calls of operators under way at once, beside those of everybody else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +73,7 @@ class Admitted:
 
 
 _current: ContextVar[Admitted] = ContextVar("admitted")
+_operating: ContextVar[OperatorCaller] = ContextVar("operating")
 
 
 def admitted() -> Admitted:
@@ -63,24 +81,34 @@ def admitted() -> Admitted:
     return _current.get()
 
 
+def admitted_operator() -> OperatorCaller:
+    """The operator whose call is served. Only handlers of RPCs for operators may ask."""
+    return _operating.get()
+
+
 class Gate(grpc.aio.ServerInterceptor):
     """See the module."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what one gate asks
         self,
         *,
         verifier: PeerVerifier,
+        operators: Operators,
+        record_refusal: RecordRefusal,
         rate_limit: RateLimit,
         max_concurrent_calls: int,
         clock: Clock,
         ids: Ids,
     ) -> None:
         self._verifier = verifier
+        self._operators = operators
+        self._record_refusal = record_refusal
         self._rate_limit = rate_limit
         self._max_concurrent_calls = max_concurrent_calls
         self._clock = clock
         self._ids = ids
         self._under_way = 0
+        self._operators_under_way = 0
         self.stopping = asyncio.Event()
 
     @asynccontextmanager
@@ -89,14 +117,20 @@ class Gate(grpc.aio.ServerInterceptor):
 
         1. the broker is not stopping          2. the RPC is listed (R5)
         3. there is room for the call          4. the peer is verified, now (R4)
-        5. the instance keeps to its rate      6. the caller's deadline has not passed
+        5. the caller keeps to its rate        6. the caller's deadline has not passed
+
+        An RPC for operators: 4 comes before 3, because operators have room of their own, and after 5 the operator's
+        role is looked at, so that nobody writes more into the audit trail than its rate allows.
         """
         if self.stopping.is_set():
             raise ShuttingDownError
         rule = self._rule(method)
+        if rule.caller is CallerKind.OPERATOR:
+            async with self._admit_operator(rule, context, request_id):
+                yield
+            return
         if self._under_way >= self._max_concurrent_calls:
-            text = "the broker has as many calls under way as it takes"
-            raise OverloadedError(text, retry_after=timedelta(seconds=0.2))
+            raise OverloadedError(_FULL, retry_after=_FULL_FOR)
         self._under_way += 1
         try:
             peer = self._verify(context)
@@ -109,6 +143,30 @@ class Gate(grpc.aio.ServerInterceptor):
                 _current.reset(token)
         finally:
             self._under_way -= 1
+
+    @asynccontextmanager
+    async def _admit_operator(
+        self, rule: RpcRule, context: _Context, request_id: RequestId
+    ) -> AsyncIterator[None]:
+        identity = self._identify(context)
+        roles = self._operators.roles_of(identity.spiffe_id)
+        if not roles and self._under_way >= self._max_concurrent_calls:
+            raise OverloadedError(_FULL, retry_after=_FULL_FOR)
+        if self._operators_under_way >= _MOST_OPERATORS_CALLS:
+            raise OverloadedError(_FULL, retry_after=_FULL_FOR)
+        self._rate_limit.take(identity.spiffe_id, rule.cost, self._clock.now())
+        _demand_role(roles, rule)
+        operator = VerifiedOperator(
+            spiffe_id=identity.spiffe_id, roles=roles, svid_sha256=identity.svid_sha256
+        )
+        caller = OperatorCaller(operator=operator, request_id=request_id, time_left=_time_left(context))
+        self._operators_under_way += 1
+        token = _operating.set(caller)
+        try:
+            yield
+        finally:
+            _operating.reset(token)
+            self._operators_under_way -= 1
 
     async def intercept_service(
         self,
@@ -144,7 +202,8 @@ class Gate(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:  # health's Check has answered with a status of its own
                 raise
             except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
-                status = _to_status(error, method, request_id)
+                shown = await self._record(error, method, handler, request, context, request_id)
+                status = _to_status(shown, method, request_id)
             return await context.abort_with_status(status)
 
         return behave
@@ -202,6 +261,34 @@ class Gate(grpc.aio.ServerInterceptor):
     async def _unknown(self, _request: bytes, context: _Context) -> None:
         await context.abort_with_status(status_of(RpcUnknownError(), self._ids.request_id()))
 
+    async def _record(  # noqa: PLR0913, PLR0917 - what is known of one refused call
+        self,
+        error: Exception,
+        method: str,
+        handler: _Handler,
+        request: bytes,
+        context: _Context,
+        request_id: RequestId,
+    ) -> Exception:
+        """Record what is refused to whoever wanted to operate; return what is answered: the refusal, or why it could
+        not be recorded. Not recorded: who did not show who it is, and what was not looked at for want of room."""
+        rule = RPCS.get(method)
+        if rule is None or rule.caller is not CallerKind.OPERATOR:
+            return error
+        if isinstance(error, UnauthenticatedError | LimitReachedError | UnavailableError):
+            return error
+        try:
+            await self._record_refusal(
+                self._identify(context),
+                method,
+                error.reason if isinstance(error, BrokerError) else BrokerError.reason,
+                request=_readable(handler, request),
+                request_id=request_id,
+            )
+        except BrokerError as failure:
+            return failure
+        return error
+
     def _rule(self, method: str) -> RpcRule:
         rule = RPCS.get(method)
         if rule is None:
@@ -209,9 +296,33 @@ class Gate(grpc.aio.ServerInterceptor):
         return rule
 
     def _verify(self, context: _Context) -> VerifiedPeer:
-        shown = context.auth_context()
-        leaf = next(iter(shown.get("x509_pem_cert", ())), None)
-        return self._verifier.verify(leaf, list(shown.get("x509_pem_cert_chain", ())))
+        return self._verifier.verify(*_shown(context))
+
+    def _identify(self, context: _Context) -> VerifiedIdentity:
+        return self._verifier.identify(*_shown(context))
+
+
+def _shown(context: _Context) -> tuple[bytes | None, list[bytes]]:
+    shown = context.auth_context()
+    leaf = next(iter(shown.get("x509_pem_cert", ())), None)
+    return leaf, list(shown.get("x509_pem_cert_chain", ()))
+
+
+def _demand_role(roles: frozenset[OperatorRole], rule: RpcRule) -> None:
+    if not roles:
+        raise OperatorUnknownError
+    if roles.isdisjoint(rule.roles):
+        raise OperatorRoleMissingError(sorted(role.value for role in rule.roles))
+
+
+def _readable(handler: _Handler, request: bytes) -> str:
+    """A refused request as JSON, for the audit trail; empty when it is no message."""
+    try:
+        return json_format.MessageToJson(
+            handler.request_deserializer(request), indent=None, ensure_ascii=True
+        )
+    except Exception:  # noqa: BLE001 - whoever is refused may have sent anything
+        return ""
 
 
 def _parse(handler: _Handler, request: bytes) -> Any:  # noqa: ANN401 - any message

@@ -12,6 +12,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from broker.domain.operators import OperatorRole
+
 
 class CallerKind(StrEnum):
     """Who may call."""
@@ -20,6 +22,8 @@ class CallerKind(StrEnum):
     """Any verified agent instance."""
     OWNER = "owner"
     """The instance that owns the task or lease; anybody else gets NOT_FOUND."""
+    OPERATOR = "operator"
+    """An operator of the settings with one of the line's roles; never an agent instance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +37,15 @@ class RpcRule:
     """How much of the instance's rate limit one call takes."""
     audited: tuple[str, ...]
     """Audit kinds that the call can write."""
+    roles: frozenset[OperatorRole] = frozenset()
+    """For operators: one of these is needed."""
 
 
 _TASKS: Final = "/broker.api.v1.TaskService/"
 _CREDENTIALS: Final = "/broker.api.v1.CredentialService/"
+_QUARANTINES: Final = "/broker.api.v1.QuarantineService/"
+_LOOKING: Final = frozenset({OperatorRole.VIEWER, OperatorRole.OPERATOR})
+_ACTING: Final = frozenset({OperatorRole.OPERATOR})
 
 RPCS: Final[Mapping[str, RpcRule]] = MappingProxyType(
     {
@@ -67,6 +76,28 @@ RPCS: Final[Mapping[str, RpcRule]] = MappingProxyType(
             action="-",
             cost=1,
             audited=("lease.revoking", "lease.revoked", "lease.revocation-failed"),
+        ),
+        # Each attempt is audited, an agent's as well: as dear as a declaration.
+        _QUARANTINES + "Quarantine": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("quarantine.imposed", "operator.refused", "task.ending", "lease.revoked", "task.ended"),
+            roles=_ACTING,
+        ),
+        _QUARANTINES + "Release": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("quarantine.released", "operator.refused", "task.ending"),
+            roles=_ACTING,
+        ),
+        _QUARANTINES + "ListQuarantines": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("quarantine.listed", "operator.refused"),
+            roles=_LOOKING,
         ),
         "/grpc.health.v1.Health/Check": RpcRule(caller=CallerKind.INSTANCE, action="-", cost=1, audited=()),
         "/grpc.health.v1.Health/Watch": RpcRule(caller=CallerKind.INSTANCE, action="-", cost=2, audited=()),

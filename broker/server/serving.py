@@ -11,9 +11,17 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from broker.api.v1 import credentials_pb2, credentials_pb2_grpc, tasks_pb2, tasks_pb2_grpc
+from broker.api.v1 import (
+    credentials_pb2,
+    credentials_pb2_grpc,
+    operators_pb2,
+    operators_pb2_grpc,
+    tasks_pb2,
+    tasks_pb2_grpc,
+)
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate
+from broker.server.quarantines import QuarantineServicer
 from broker.server.tasks import TaskServicer
 
 logger = logging.getLogger(__name__)
@@ -26,6 +34,7 @@ class CannotListenError(Exception):
 SERVICES = (
     tasks_pb2.DESCRIPTOR.services_by_name["TaskService"].full_name,
     credentials_pb2.DESCRIPTOR.services_by_name["CredentialService"].full_name,
+    operators_pb2.DESCRIPTOR.services_by_name["QuarantineService"].full_name,
 )
 
 
@@ -45,13 +54,14 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # the library h
 
 
 class GrpcServer:
-    """The agents' door (mTLS, behind the gate) and, when wanted, a second one on this machine for health alone."""
+    """The agents' and operators' door (mTLS, behind the gate) and, when wanted, a second one on this machine for health alone."""
 
     def __init__(  # noqa: PLR0913 - the parts of one server
         self,
         *,
         tasks: TaskServicer,
         credentials: CredentialServicer,
+        quarantines: QuarantineServicer,
         gate: Gate,
         tls: grpc.ServerCredentials,
         listen: str,
@@ -77,6 +87,7 @@ class GrpcServer:
         )
         tasks_pb2_grpc.add_TaskServiceServicer_to_server(tasks, self._server)  # type: ignore[no-untyped-call]
         credentials_pb2_grpc.add_CredentialServiceServicer_to_server(credentials, self._server)  # type: ignore[no-untyped-call]
+        operators_pb2_grpc.add_QuarantineServiceServicer_to_server(quarantines, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

@@ -9,10 +9,12 @@ from typing import Final
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from broker.api.v1 import credentials_pb2, tasks_pb2
+from broker.api.v1 import credentials_pb2, operators_pb2, tasks_pb2
 from broker.domain.catalog import Destination
 from broker.domain.lease import Lease, LeaseState
+from broker.domain.quarantine import QuarantineTarget, TargetKind
 from broker.domain.task import EndCause, Outcome, Task, TaskState
+from broker.ports.store import QuarantineStatus
 from broker.usecases.acquire_credential import Acquired
 from broker.usecases.task_events import EventKind
 
@@ -33,6 +35,7 @@ _CAUSES: Final = {
     EndCause.DEADLINE: tasks_pb2.TASK_END_CAUSE_DEADLINE,
     EndCause.HEARTBEAT_LOST: tasks_pb2.TASK_END_CAUSE_HEARTBEAT_LOST,
     EndCause.REVOKED: tasks_pb2.TASK_END_CAUSE_REVOKED,
+    EndCause.QUARANTINED: tasks_pb2.TASK_END_CAUSE_QUARANTINED,
 }
 _OUTCOMES: Final = {
     Outcome.SUCCEEDED: tasks_pb2.TASK_OUTCOME_SUCCEEDED,
@@ -101,6 +104,28 @@ def acquired_message(acquired: Acquired) -> credentials_pb2.AcquireCredentialRes
         secret={name: value.reveal() for name, value in acquired.secret.items()},
         destination=_destination_message(acquired.destination),
     )
+
+
+def quarantine_message(status: QuarantineStatus) -> operators_pb2.Quarantine:
+    """A quarantine with what is left of it."""
+    quarantine = status.quarantine
+    return operators_pb2.Quarantine(
+        target=_target_message(quarantine.target),
+        imposed_by=quarantine.by,
+        reason=quarantine.reason,
+        since=timestamp(quarantine.since),
+        unfinished_tasks=status.unfinished_tasks,
+    )
+
+
+def _target_message(target: QuarantineTarget) -> operators_pb2.QuarantineTarget:
+    match target.kind:
+        case TargetKind.INSTANCE:
+            return operators_pb2.QuarantineTarget(instance=target.name)
+        case TargetKind.AGENT_CLASS:
+            return operators_pb2.QuarantineTarget(agent_class=target.name)
+        case TargetKind.TRUST_DOMAIN:
+            return operators_pb2.QuarantineTarget(trust_domain=target.name)
 
 
 def _destination_message(destination: Destination) -> credentials_pb2.Destination:

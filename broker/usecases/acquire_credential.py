@@ -34,6 +34,7 @@ from broker.domain.errors import (
     CredentialBackendUnavailableError,
     IdempotencyKeyReusedError,
     IdempotentResultGoneError,
+    InstanceQuarantinedError,
     LeaseLimitReachedError,
     LeaseNotLiveError,
     TaskNotActiveError,
@@ -283,6 +284,8 @@ class AcquireCredential:
                     raise LeaseLimitReachedError(task_type.max_leases) from error
                 case Conflict.LEASE_KEY_TAKEN:
                     raise IdempotencyKeyReusedError from error
+                case Conflict.OWNER_QUARANTINED:
+                    raise InstanceQuarantinedError from error
                 case _:
                     raise TaskNotActiveError from error
 
@@ -345,6 +348,8 @@ class AcquireCredential:
             await self._take_back(lease, RevokeCause.UNDELIVERED, credential.vault_lease_id)
             if error.conflict is Conflict.LEASE_STATE:
                 raise LeaseNotLiveError from error
+            if error.conflict is Conflict.OWNER_QUARANTINED:
+                raise InstanceQuarantinedError from error
             raise TaskNotActiveError from error
         except BrokerError:
             await self._take_back(lease, RevokeCause.UNDELIVERED, credential.vault_lease_id)

@@ -23,6 +23,7 @@ from broker.domain.errors import (
     FieldInvalidError,
     FieldViolation,
     IdempotencyKeyReusedError,
+    InstanceQuarantinedError,
     TaskLimitReachedError,
 )
 from broker.domain.task import Scope, Task
@@ -170,6 +171,8 @@ class DeclareTask:
                     if twin is not None and twin.request_digest == task.request_digest:
                         return twin
                     raise IdempotencyKeyReusedError from error
+                if error.conflict is Conflict.OWNER_QUARANTINED:  # since the gate looked
+                    raise InstanceQuarantinedError from error
                 raise TaskLimitReachedError(agent_class.max_tasks) from error
             raise
         self._steps.reached("declare.durable")

@@ -58,8 +58,10 @@ class KeepTaskAlive:
             touch_at = self._clock.now() + task.heartbeat_interval
             yield None, task
             while True:
-                event = await self._next(queue, touch_at - self._clock.now())
+                event, woken = await self._next(queue, touch_at - self._clock.now())
                 still_welcome()
+                if woken:
+                    continue
                 task = await own_task(self._store, caller.peer, task_id)
                 if task.state is TaskState.ACTIVE and self._clock.now() >= touch_at:
                     await self._touch_if_active(task)
@@ -86,8 +88,12 @@ class KeepTaskAlive:
         except TaskNotActiveError:
             return  # the next event says so
 
-    async def _next(self, queue: asyncio.Queue[TaskEvent], patience: timedelta) -> TaskEvent | None:
+    async def _next(
+        self, queue: asyncio.Queue[TaskEvent | None], patience: timedelta
+    ) -> tuple[TaskEvent | None, bool]:
+        """The next event, or None when patience ran out; and whether it was only `TaskEvents.wake`."""
         try:
-            return await asyncio.wait_for(queue.get(), max(patience.total_seconds(), 0.0))
+            event = await asyncio.wait_for(queue.get(), max(patience.total_seconds(), 0.0))
         except TimeoutError:
-            return None
+            return None, False
+        return event, event is None

@@ -43,12 +43,12 @@ class TaskEvents:
     """Hands events to the attached streams of this process."""
 
     def __init__(self) -> None:
-        self._listeners: defaultdict[TaskId, set[asyncio.Queue[TaskEvent]]] = defaultdict(set)
+        self._listeners: defaultdict[TaskId, set[asyncio.Queue[TaskEvent | None]]] = defaultdict(set)
 
     @contextmanager
-    def listening(self, task_id: TaskId) -> Iterator[asyncio.Queue[TaskEvent]]:
-        """Yield a queue that receives the task's events while the block lasts."""
-        queue: asyncio.Queue[TaskEvent] = asyncio.Queue(_BACKLOG)
+    def listening(self, task_id: TaskId) -> Iterator[asyncio.Queue[TaskEvent | None]]:
+        """Yield a queue that receives the task's events while the block lasts, and None from `wake`."""
+        queue: asyncio.Queue[TaskEvent | None] = asyncio.Queue(_BACKLOG)
         self._listeners[task_id].add(queue)
         try:
             yield queue
@@ -61,6 +61,16 @@ class TaskEvents:
     def publish(self, task_id: TaskId, event: TaskEvent) -> None:
         """Tell every listener; never waits."""
         for queue in self._listeners.get(task_id, ()):
-            if queue.full():
-                queue.get_nowait()
-            queue.put_nowait(event)
+            _put(queue, event)
+
+    def wake(self) -> None:
+        """Have every listener ask again whether it is still welcome; never waits."""
+        for queues in self._listeners.values():
+            for queue in queues:
+                _put(queue, None)
+
+
+def _put(queue: asyncio.Queue[TaskEvent | None], event: TaskEvent | None) -> None:
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(event)

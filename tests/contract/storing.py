@@ -764,9 +764,6 @@ class ReadCases:
         assert [lease.lease_id for lease in stale] == ["lease-a", "lease-b"]
         assert len(await store.leases_intended(NOON, 1)) == 1
 
-    async def test_nobody_is_quarantined_at_first(self, store: Store) -> None:
-        assert await store.quarantined() == frozenset()
-
 
 async def snapshot(store: Store) -> tuple[object, ...]:
     return (

@@ -10,17 +10,18 @@ import pytest_asyncio
 
 from broker.adapters.store.sqlite import SqliteStore
 from broker.ports.store import Store
+from tests.contract.quarantining import QuarantineCases
 from tests.contract.storing import StoreCases
 from tests.fakes.store import FakeStore
 
 
-class TestFakeStore(StoreCases):
+class TestFakeStore(StoreCases, QuarantineCases):
     @pytest.fixture
     def store(self) -> Store:
         return FakeStore()
 
 
-class TestSqliteStore(StoreCases):
+class TestSqliteStore(StoreCases, QuarantineCases):
     @pytest_asyncio.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[Store]:
         store = SqliteStore.open(f"sqlite:///{tmp_path / 'broker.db'}")

@@ -19,9 +19,17 @@ from broker.domain.errors import (
 )
 from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor
 from broker.domain.lease import Lease, LeaseState, RevokeCause
+from broker.domain.quarantine import Quarantine, QuarantineTarget
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
-from broker.ports.store import AcquireFacts, Conflict, ConflictError, TaskPage
+from broker.ports.store import (
+    AcquireFacts,
+    Conflict,
+    ConflictError,
+    QuarantinePage,
+    QuarantineStatus,
+    TaskPage,
+)
 
 _LAST = datetime.max.replace(tzinfo=UTC)
 
@@ -32,6 +40,7 @@ class _State:
     leases: dict[LeaseId, Lease] = field(default_factory=dict)
     tokens: dict[TokenAccessor, TaskId] = field(default_factory=dict)
     records: list[AuditRecord] = field(default_factory=list)
+    quarantines: dict[QuarantineTarget, Quarantine] = field(default_factory=dict)
 
     def copy(self) -> _State:
         return _State(
@@ -39,6 +48,7 @@ class _State:
             leases=dict(self.leases),
             tokens=dict(self.tokens),
             records=list(self.records),
+            quarantines=dict(self.quarantines),
         )
 
     @property
@@ -50,13 +60,15 @@ class _State:
     def open_leases(self, task_id: TaskId) -> list[Lease]:
         return [lease for lease in self.leases.values() if lease.task_id == task_id and _is_open(lease)]
 
+    def tasks_under(self, target: QuarantineTarget, *states: TaskState) -> list[Task]:
+        return [task for task in self.tasks.values() if task.state in states and target.concerns(task.owner)]
+
 
 class FakeStore:
     """Implements ports.store.Store. While `down`, nothing works."""
 
     def __init__(self) -> None:
         self.down = False
-        self.held: set[SpiffeId] = set()
         self._state = _State()
         self._before: list[tuple[type[c.Change], Callable[[], Awaitable[object] | None]]] = []
 
@@ -176,9 +188,39 @@ class FakeStore:
         found = self._leases(lambda lease: lease.state is LeaseState.INTENDED and lease.intended_at <= before)
         return tuple(sorted(found, key=lambda lease: lease.intended_at)[:limit])
 
-    async def quarantined(self) -> frozenset[SpiffeId]:
+    async def quarantines(self) -> tuple[Quarantine, ...]:
         self._check()
-        return frozenset(self.held)
+        return tuple(self._state.quarantines.values())
+
+    async def quarantine(self, target: QuarantineTarget) -> QuarantineStatus | None:
+        self._check()
+        found = self._state.quarantines.get(target)
+        return None if found is None else self._status(found)
+
+    async def quarantine_page(self, *, page_size: int, page_token: str) -> QuarantinePage:
+        self._check()
+        names = {f"{target.kind.value}:{target.name}": target for target in self._state.quarantines}
+        if page_token and page_token.partition(":")[0] not in {"instance", "class", "trust-domain"}:
+            raise FieldInvalidError([FieldViolation(field="page_token", remedy="give it back as it was")])
+        after = sorted(name for name in names if name > page_token)
+        found = tuple(self._status(self._state.quarantines[names[name]]) for name in after[:page_size])
+        more = len(after) > page_size
+        return QuarantinePage(quarantines=found, next_token=after[page_size - 1] if more else "")
+
+    async def quarantined_tasks(self, limit: int) -> tuple[Task, ...]:
+        self._check()
+        held = self._state.quarantines
+        found = [
+            task
+            for task in self._state.tasks.values()
+            if task.state is TaskState.ACTIVE
+            and not held.keys().isdisjoint(QuarantineTarget.all_of(task.owner))
+        ]
+        return tuple(found[:limit])
+
+    def _status(self, quarantine: Quarantine) -> QuarantineStatus:
+        tasks = self._state.tasks_under(quarantine.target, TaskState.ACTIVE, TaskState.ENDING)
+        return QuarantineStatus(quarantine=quarantine, unfinished_tasks=len(tasks))
 
     async def audit_records(self, after: int, limit: int) -> tuple[AuditRecord, ...]:
         self._check()
@@ -224,6 +266,10 @@ def _apply(state: _State, change: c.Change) -> None:
             _finish_task(state, change)
         case c.AddTaskToken() | c.TouchTask() | c.EndTask():
             _change_active_task(state, change)
+        case c.AddQuarantine():
+            state.quarantines.setdefault(change.quarantine.target, change.quarantine)
+        case c.RemoveQuarantine():
+            _remove_quarantine(state, change.target)
         case _:
             _change_lease(state, change)
 
@@ -253,8 +299,21 @@ def _finish_task(state: _State, change: c.FinishTask) -> None:
     state.tasks[task.task_id] = task.finished(change.at)
 
 
+def _remove_quarantine(state: _State, target: QuarantineTarget) -> None:
+    if state.tasks_under(target, TaskState.ACTIVE):
+        raise ConflictError(Conflict.QUARANTINE_UNFINISHED)
+    if state.quarantines.pop(target, None) is None:
+        raise ConflictError(Conflict.QUARANTINE_MISSING)
+
+
+def _demand_welcome(state: _State, owner: SpiffeId) -> None:
+    if any(target in state.quarantines for target in QuarantineTarget.all_of(owner)):
+        raise ConflictError(Conflict.OWNER_QUARANTINED)
+
+
 def _create_task(state: _State, change: c.CreateTask) -> None:
     task = change.task
+    _demand_welcome(state, task.owner)
     own = [other for other in state.tasks.values() if other.owner == task.owner]
     if task.idempotency_key is not None and task.idempotency_key in _keys(own):
         raise ConflictError(Conflict.TASK_KEY_TAKEN)
@@ -265,7 +324,7 @@ def _create_task(state: _State, change: c.CreateTask) -> None:
 
 def _create_lease(state: _State, change: c.CreateLease) -> None:
     lease = change.lease
-    _active(state, lease.task_id)
+    _demand_welcome(state, _active(state, lease.task_id).owner)
     own = [other for other in state.leases.values() if other.task_id == lease.task_id]
     if lease.idempotency_key in _keys(other for other in own if other.holds_key):
         raise ConflictError(Conflict.LEASE_KEY_TAKEN)
@@ -291,7 +350,7 @@ def _change_lease(
     try:
         match change:
             case c.IssueLease():
-                _active(state, lease.task_id)
+                _demand_welcome(state, _active(state, lease.task_id).owner)
                 lease = lease.issued(
                     vault_lease_id=change.vault_lease_id,
                     at=change.at,

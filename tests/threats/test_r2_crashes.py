@@ -12,8 +12,9 @@ import sys
 
 import pytest
 
+from broker.api.v1 import operators_pb2
 from broker.devstack.parts import REPOSITORY
-from tests.threats.world import World, until
+from tests.threats.world import CLASS, World, until
 
 DECLARE = ("declare.token-made", "declare.durable")
 ACQUIRE = (
@@ -23,6 +24,7 @@ ACQUIRE = (
     "acquire.vault-issued",
     "acquire.issued-durable",
 )
+QUARANTINE = ("quarantine.durable",)
 END = ("end.durable", "revoke.vault-revoked", "revoke.durable")
 
 
@@ -39,7 +41,9 @@ def restart_after_crash(world: World) -> None:
 
 def test_every_step_is_crashed_at() -> None:
     source = "".join(file.read_text() for file in (REPOSITORY / "broker/usecases").glob("*.py"))
-    assert sorted(set(re.findall(r'reached\("([^"]+)"\)', source))) == sorted(DECLARE + ACQUIRE + END)
+    assert sorted(set(re.findall(r'reached\("([^"]+)"\)', source))) == sorted(
+        DECLARE + ACQUIRE + QUARANTINE + END
+    )
 
 
 @pytest.mark.parametrize("step", DECLARE)
@@ -94,6 +98,30 @@ def test_a_crash_while_ending_is_made_good_without_the_agent(world: World, step:
     until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
     assert not any(world.lets_in(credential) for credential in held)
     assert world.users() == set()
+
+
+@pytest.mark.parametrize("target", ["instance", "agent_class", "trust_domain"])
+def test_a_crash_between_a_quarantine_and_what_it_ends_is_made_good(world: World, target: str) -> None:
+    (step,) = QUARANTINE
+    crash(world, step)
+    svid = world.svid()
+    names = {"instance": svid.spiffe_id, "agent_class": CLASS, "trust_domain": "dev.tasklease.test"}
+    concerned = {target: names[target]}
+    request = operators_pb2.QuarantineRequest(target=concerned, reason="a crash comes")
+    with world.calling(svid) as caller, world.calling(world.svid(path="operator")) as operator:
+        task_id = world.declare(caller)
+        held = [world.acquire(caller, task_id) for _ in range(2)]
+        assert not operator.call("Quarantine", request).ok
+    assert all(world.lets_in(credential) for credential in held), "nothing was revoked before the crash"
+    restart_after_crash(world)
+    with world.calling(svid) as caller:
+        assert caller.knock().reason == "INSTANCE_QUARANTINED"
+    until(lambda: not any(world.lets_in(credential) for credential in held), "revoked")
+    until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
+    assert world.rows("SELECT end_cause FROM tasks WHERE task_id = ?", task_id) == [("quarantined",)]
+    undo = operators_pb2.ReleaseRequest(target=concerned, reason="the crash came")
+    with world.calling(world.svid(path="operator")) as operator:
+        assert operator.call("Release", undo).ok
 
 
 def test_a_doubtful_credential_beside_live_ones_ends_with_them(world: World) -> None:

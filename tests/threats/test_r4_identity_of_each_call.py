@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -97,22 +99,22 @@ def test_a_stream_ends_when_its_svid_does_and_keeps_nothing_alive(world: World) 
     until(lambda: not world.lets_in(credential), "revoked")
 
 
-def test_a_quarantined_instance_is_refused_on_the_connection_that_is_open(world: World) -> None:
-    import sqlite3
-    from contextlib import closing
-
+def test_a_quarantine_that_another_replica_wrote_is_kept_on_the_connection_that_is_open(world: World) -> None:
     svid = world.svid()
     with world.calling(svid) as caller, world.calling() as other:
-        assert caller.knock().ok
+        task_id = world.declare(caller)
+        credential = world.acquire(caller, task_id)
         with closing(sqlite3.connect(world.store, timeout=10)) as store:
             store.execute(
-                "INSERT INTO quarantined_instances (spiffe_id, since, reason) VALUES (?, 0, 'test')",
+                "INSERT INTO quarantines (kind, name, since, imposed_by, reason) "
+                "VALUES ('instance', ?, 0, 'spiffe://dev.tasklease.test/operator/elsewhere', 'test')",
                 [svid.spiffe_id],
             )
             store.commit()
         until(lambda: not caller.knock().ok, "refused", patience=5)
         assert caller.knock().reason == "INSTANCE_QUARANTINED"
         assert other.knock().ok
+        until(lambda: not world.lets_in(credential), "revoked")
 
 
 @pytest.mark.parametrize("path", ["tasklease", "agent", "agent/invoice-bot/one"])

@@ -57,7 +57,10 @@ class World:
     ) -> Svid:
         """An SVID that SPIRE's server signed; a name of its own unless one is given."""
         name = name or f"i-{secrets.token_hex(4)}"
-        spiffe_id = f"spiffe://dev.tasklease.test/{path}/{name}"
+        return self.svid_of(f"spiffe://dev.tasklease.test/{path}/{name}", ttl=ttl)
+
+    def svid_of(self, spiffe_id: str, *, ttl: timedelta = timedelta(minutes=10)) -> Svid:
+        """An SVID of whatever name."""
         folder = self._folder / secrets.token_hex(4)
         return svid_of(self.stack.spire.mint(spiffe_id, ttl=ttl, folder=folder), spiffe_id)
 

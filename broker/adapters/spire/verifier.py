@@ -38,7 +38,7 @@ from broker.domain.errors import (
     SvidMissingError,
     TrustDomainUnknownError,
 )
-from broker.domain.peer import VerifiedPeer
+from broker.domain.peer import VerifiedIdentity, VerifiedPeer
 from broker.domain.spiffe import AgentIdentity, InvalidSpiffeIdError, SpiffeId
 from broker.ports.identity import Quarantine
 from broker.ports.system import Clock
@@ -77,6 +77,28 @@ class SvidVerifier:
 
     def verify(self, leaf_pem: bytes | None, intermediates_pem: Sequence[bytes]) -> VerifiedPeer:
         """See ports.identity.PeerVerifier."""
+        checked = self._valid_now(leaf_pem, intermediates_pem)
+        if checked.identity is None:
+            text = "the SPIFFE ID does not name an agent instance (/agent/<class>/<instance>)"
+            raise AgentClassUnknownError(text)
+        if self._quarantine.holds(checked.spiffe_id):
+            raise InstanceQuarantinedError
+        return VerifiedPeer(
+            spiffe_id=checked.spiffe_id,
+            agent_class=checked.identity.agent_class,
+            instance=checked.identity.instance,
+            svid_expires_at=checked.not_after,
+            leaf_sha256=checked.leaf_sha256,
+        )
+
+    def identify(self, leaf_pem: bytes | None, intermediates_pem: Sequence[bytes]) -> VerifiedIdentity:
+        """See ports.identity.PeerVerifier: steps 1 to 6, for callers that need not be agent instances."""
+        checked = self._valid_now(leaf_pem, intermediates_pem)
+        return VerifiedIdentity(
+            spiffe_id=checked.spiffe_id, svid_expires_at=checked.not_after, svid_sha256=checked.leaf_sha256
+        )
+
+    def _valid_now(self, leaf_pem: bytes | None, intermediates_pem: Sequence[bytes]) -> _Checked:
         if not leaf_pem:
             text = "show an X.509-SVID: connect with mTLS"
             raise SvidMissingError(text)
@@ -89,7 +111,7 @@ class SvidVerifier:
             text = "the certificate is not an X.509-SVID"
             raise SvidInvalidError(text) from error
 
-    def _verify(self, leaf_pem: bytes, intermediates_pem: Sequence[bytes]) -> VerifiedPeer:
+    def _verify(self, leaf_pem: bytes, intermediates_pem: Sequence[bytes]) -> _Checked:
         if (
             len(leaf_pem) > _MOST_PEM_BYTES
             or len(intermediates_pem) > _MOST_INTERMEDIATES
@@ -117,19 +139,7 @@ class SvidVerifier:
         if not checked.not_before <= now < checked.not_after:
             text = "the SVID is not valid at this moment: connect again with a newer one"
             raise SvidExpiredError(text)
-        if checked.identity is None:
-            text = "the SPIFFE ID does not name an agent instance (/agent/<class>/<instance>)"
-            raise AgentClassUnknownError(text)
-        if self._quarantine.holds(spiffe_id):
-            text = "the instance is quarantined"
-            raise InstanceQuarantinedError(text)
-        return VerifiedPeer(
-            spiffe_id=spiffe_id,
-            agent_class=checked.identity.agent_class,
-            instance=checked.identity.instance,
-            svid_expires_at=checked.not_after,
-            leaf_sha256=checked.leaf_sha256,
-        )
+        return checked
 
 
 def _check(

@@ -11,16 +11,19 @@ from datetime import datetime
 
 from sqlalchemy import and_, bindparam, func, not_, or_, select, text
 
-from broker.adapters.store.rows import audit_of, lease_of, task_of
-from broker.adapters.store.schema import audit_records, leases, quarantined_instances, task_tokens, tasks
+from broker.adapters.store.quarantine_sql import ALL as ALL_QUARANTINES
+from broker.adapters.store.quarantine_sql import BY_TARGET, COUNT_BY_KIND, PAGE, QUARANTINED_TASKS
+from broker.adapters.store.rows import audit_of, lease_of, quarantine_of, task_of
+from broker.adapters.store.schema import audit_records, leases, task_tokens, tasks
 from broker.adapters.store.session import Row, Session, Statement, one_of
 from broker.domain.audit import AuditKind, AuditRecord, ChainHead
 from broker.domain.errors import FieldInvalidError, FieldViolation
 from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor
 from broker.domain.lease import Lease, LeaseState
+from broker.domain.quarantine import Quarantine, QuarantineTarget, TargetKind
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
-from broker.ports.store import AcquireFacts, TaskPage
+from broker.ports.store import AcquireFacts, QuarantinePage, QuarantineStatus, TaskPage
 
 _ACTIVE = TaskState.ACTIVE.value
 _OPEN = (LeaseState.INTENDED.value, LeaseState.LIVE.value, LeaseState.REVOKING.value)
@@ -129,7 +132,6 @@ _INTENDED = Statement(
     .order_by(leases.c.intended_at)
     .limit(bindparam("b_limit"))
 )
-_QUARANTINED = Statement(select(quarantined_instances.c.spiffe_id))
 _TASKS_OF = Statement(
     select(tasks)
     .where(
@@ -240,9 +242,40 @@ def leases_intended(session: Session, before: datetime, limit: int) -> tuple[Lea
     return _leases(session.rows(_INTENDED, b_before=before, b_limit=limit))
 
 
-def quarantined(session: Session) -> frozenset[SpiffeId]:
-    """Quarantined instances."""
-    return frozenset(SpiffeId.parse(row["spiffe_id"]) for row in session.rows(_QUARANTINED))
+def quarantines(session: Session) -> tuple[Quarantine, ...]:
+    """Every quarantine."""
+    return tuple(quarantine_of(row) for row in session.rows(ALL_QUARANTINES))
+
+
+def quarantine(session: Session, target: QuarantineTarget) -> QuarantineStatus | None:
+    """The quarantine of one target."""
+    rows = session.rows(BY_TARGET, b_kind=target.kind.value, b_name=target.name)
+    return _status(session, quarantine_of(rows[0])) if rows else None
+
+
+def quarantine_page(session: Session, page_size: int, page_token: str) -> QuarantinePage:
+    """One page, by kind and name."""
+    after = _open_quarantine_token(page_token) if page_token else None
+    rows = session.rows(
+        PAGE,
+        b_kind=after.kind.value if after else "",
+        b_name=after.name if after else "",
+        b_limit=page_size + 1,
+    )
+    found = tuple(_status(session, quarantine_of(row)) for row in rows[:page_size])
+    more = len(rows) > page_size
+    return QuarantinePage(
+        quarantines=found, next_token=_make_quarantine_token(found[-1].quarantine.target) if more else ""
+    )
+
+
+def quarantined_tasks(session: Session, limit: int) -> tuple[Task, ...]:
+    """Active tasks whose owner is quarantined."""
+    found: dict[TaskId, Task] = {}
+    for statement in QUARANTINED_TASKS:
+        rows = session.rows(statement, b_limit=limit)
+        found |= {one.task_id: one for one in map(task_of, rows)}
+    return tuple(found.values())[:limit]
 
 
 def audit_records_after(session: Session, after: int, limit: int) -> tuple[AuditRecord, ...]:
@@ -258,6 +291,31 @@ def audit_head(session: Session) -> ChainHead | None:
 
 def _leases(rows: Sequence[Row]) -> tuple[Lease, ...]:
     return tuple(lease_of(row) for row in rows)
+
+
+def _status(session: Session, found: Quarantine) -> QuarantineStatus:
+    statement = COUNT_BY_KIND[found.target.kind]
+    unfinished = sum(
+        session.rows(statement, b_name=found.target.name, b_state=state.value)[0]["tasks"]
+        for state in (TaskState.ACTIVE, TaskState.ENDING)
+    )
+    return QuarantineStatus(quarantine=found, unfinished_tasks=unfinished)
+
+
+def _make_quarantine_token(target: QuarantineTarget) -> str:
+    return base64.urlsafe_b64encode(f"{target.kind.value}:{target.name}".encode()).decode()
+
+
+def _open_quarantine_token(token: str) -> QuarantineTarget:
+    try:
+        kind, _, name = base64.urlsafe_b64decode(token.encode()).decode().partition(":")
+        if name:
+            return QuarantineTarget(kind=TargetKind(kind), name=name)
+    except (binascii.Error, UnicodeError, ValueError):
+        pass
+    raise FieldInvalidError(
+        [FieldViolation(field="page_token", remedy="give back next_page_token as it was")]
+    )
 
 
 def _make_token(owner: SpiffeId, task_id: TaskId) -> str:

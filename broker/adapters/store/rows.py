@@ -11,6 +11,7 @@ from broker.adapters.store.session import EPOCH, Row
 from broker.domain.audit import AuditEvent, AuditRecord
 from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor, VaultLeaseId
 from broker.domain.lease import Lease, LeaseState, RevokeCause
+from broker.domain.quarantine import Quarantine, QuarantineTarget, TargetKind
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import EndCause, Outcome, Scope, Task, TaskEnd, TaskState
 
@@ -25,6 +26,7 @@ LEASE_COLUMNS: Final = (
 AUDIT_COLUMNS: Final = (
     "sequence", "previous_hash", "hash", "kind", "at", "actor", "task_id", "lease_id", "request_id", "facts",
 )  # fmt: skip
+QUARANTINE_COLUMNS: Final = ("kind", "name", "since", "imposed_by", "reason")
 
 
 def task_row(task: Task) -> Mapping[str, Any]:
@@ -156,6 +158,27 @@ def audit_of(row: Row) -> AuditRecord:
             request_id=_text(row["request_id"]),
             facts=json.loads(_text(row["facts"])),
         ),
+    )
+
+
+def quarantine_row(quarantine: Quarantine) -> Mapping[str, Any]:
+    """A quarantine as a row."""
+    return {
+        "kind": quarantine.target.kind.value,
+        "name": quarantine.target.name,
+        "since": quarantine.since,
+        "imposed_by": quarantine.by,
+        "reason": quarantine.reason,
+    }
+
+
+def quarantine_of(row: Row) -> Quarantine:
+    """A row as a quarantine."""
+    return Quarantine(
+        target=QuarantineTarget(kind=TargetKind(row["kind"]), name=row["name"]),
+        by=row["imposed_by"],
+        reason=row["reason"],
+        since=_time(row["since"]),
     )
 
 

@@ -52,6 +52,7 @@ tasks: Final = Table(
     Index("tasks_by_deadline", "state", "deadline"),
     Index("tasks_by_heartbeat", "state", "heartbeat_due"),
     Index("tasks_by_owner_state", "owner", "state"),
+    Index("tasks_by_class_state", "agent_class", "state"),
     Index(
         "tasks_one_per_key",
         "owner",
@@ -125,10 +126,12 @@ audit_records: Final = Table(
     Index("audit_by_task", "task_id", "kind"),
 )
 
-quarantined_instances: Final = Table(
-    "quarantined_instances",
+quarantines: Final = Table(
+    "quarantines",
     metadata,
-    Column("spiffe_id", Text, primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("name", Text, primary_key=True),
     Column("since", BigInteger, nullable=False),
+    Column("imposed_by", Text, nullable=False),
     Column("reason", Text, nullable=False),
 )

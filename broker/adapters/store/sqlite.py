@@ -39,9 +39,16 @@ from broker.domain.changes import Change
 from broker.domain.errors import StoreUnavailableError
 from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor
 from broker.domain.lease import Lease
+from broker.domain.quarantine import Quarantine, QuarantineTarget
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
-from broker.ports.store import AcquireFacts, ConflictError, TaskPage
+from broker.ports.store import (
+    AcquireFacts,
+    ConflictError,
+    QuarantinePage,
+    QuarantineStatus,
+    TaskPage,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -178,9 +185,21 @@ class SqliteStore:
         """Leases that were intended before `before` and still are."""
         return await self._read(reading.leases_intended, before, limit)
 
-    async def quarantined(self) -> frozenset[SpiffeId]:
-        """Quarantined instances."""
-        return await self._read(reading.quarantined)
+    async def quarantines(self) -> tuple[Quarantine, ...]:
+        """Every quarantine."""
+        return await self._read(reading.quarantines)
+
+    async def quarantine(self, target: QuarantineTarget) -> QuarantineStatus | None:
+        """The quarantine of one target."""
+        return await self._read(reading.quarantine, target)
+
+    async def quarantine_page(self, *, page_size: int, page_token: str) -> QuarantinePage:
+        """One page of quarantines."""
+        return await self._read(reading.quarantine_page, page_size, page_token)
+
+    async def quarantined_tasks(self, limit: int) -> tuple[Task, ...]:
+        """Active tasks whose owner is quarantined."""
+        return await self._read(reading.quarantined_tasks, limit)
 
     async def audit_records(self, after: int, limit: int) -> tuple[AuditRecord, ...]:
         """Audit records in order."""

@@ -10,12 +10,14 @@ from typing import assert_never
 
 from sqlalchemy import bindparam, func, insert, select, update
 
+from broker.adapters.store.quarantine_sql import ACTIVE_BY_KIND, BY_TARGET, DELETE, INSERT, OF_OWNER
 from broker.adapters.store.rows import (
     AUDIT_COLUMNS,
     LEASE_COLUMNS,
     TASK_COLUMNS,
     audit_row,
     lease_row,
+    quarantine_row,
     task_row,
 )
 from broker.adapters.store.schema import audit_records, leases, task_tokens, tasks
@@ -24,6 +26,8 @@ from broker.domain import changes as c
 from broker.domain.audit import ChainHead
 from broker.domain.audit import append as append_to_chain
 from broker.domain.lease import LeaseState, RevokeCause
+from broker.domain.quarantine import QuarantineTarget
+from broker.domain.spiffe import SpiffeId
 from broker.domain.task import TaskState
 from broker.ports.store import Conflict, ConflictError
 
@@ -43,7 +47,7 @@ _LIVE_TASKS = Statement(
     )
 )
 _INSERT_TASK = Statement(insert(tasks), columns=TASK_COLUMNS)
-_TASK_STATE = Statement(select(tasks.c.state).where(tasks.c.task_id == bindparam("b_task")))
+_TASK_STATE = Statement(select(tasks.c.state, tasks.c.owner).where(tasks.c.task_id == bindparam("b_task")))
 _INSERT_TOKEN = Statement(insert(task_tokens), columns=("accessor", "task_id", "made_at"))
 _TOUCH = Statement(
     update(tasks)
@@ -83,7 +87,7 @@ _FINISH_TASK = Statement(
 )
 _INSERT_LEASE = Statement(insert(leases), columns=LEASE_COLUMNS)
 _TASK_OF_LEASE = Statement(
-    select(tasks.c.state)
+    select(tasks.c.state, tasks.c.owner)
     .join(leases, leases.c.task_id == tasks.c.task_id)
     .where(leases.c.lease_id == bindparam("b_lease"))
 )
@@ -191,12 +195,37 @@ def apply(  # noqa: C901, PLR0912 - one arm a change, each a line or two
             case c.ConfirmRevoked():
                 confirmed = session.change(_CONFIRM, b_lease=change.lease_id, b_at=change.at)
                 _demand(confirmed, Conflict.LEASE_STATE)
+            case c.AddQuarantine():
+                _add_quarantine(session, change)
+            case c.RemoveQuarantine():
+                _remove_quarantine(session, change)
             case _:
                 assert_never(change)
     return head
 
 
+def _add_quarantine(session: Session, change: c.AddQuarantine) -> None:
+    target = change.quarantine.target
+    if not session.rows(BY_TARGET, b_kind=target.kind.value, b_name=target.name):
+        session.change(INSERT, **quarantine_row(change.quarantine))
+
+
+def _remove_quarantine(session: Session, change: c.RemoveQuarantine) -> None:
+    target = change.target
+    if session.rows(ACTIVE_BY_KIND[target.kind], b_name=target.name):
+        raise ConflictError(Conflict.QUARANTINE_UNFINISHED)
+    removed = session.change(DELETE, b_kind=target.kind.value, b_name=target.name)
+    _demand(removed, Conflict.QUARANTINE_MISSING)
+
+
+def _demand_welcome(session: Session, owner: SpiffeId) -> None:
+    names = {f"b_{target.kind.name}": target.name for target in QuarantineTarget.all_of(owner)}
+    if names and session.rows(OF_OWNER, **names):
+        raise ConflictError(Conflict.OWNER_QUARANTINED)
+
+
 def _create_task(session: Session, change: c.CreateTask) -> None:
+    _demand_welcome(session, change.task.owner)
     live = session.rows(_LIVE_TASKS, b_owner=str(change.task.owner))[0]["tasks"]
     try:
         session.change(_INSERT_TASK, **task_row(change.task))
@@ -221,8 +250,10 @@ def _end_task(session: Session, change: c.EndTask) -> None:
 
 
 def _create_lease(session: Session, change: c.CreateLease) -> None:
-    if _state_of(session, change.lease.task_id) != _ACTIVE:
+    rows = session.rows(_TASK_STATE, b_task=change.lease.task_id)
+    if not rows or rows[0]["state"] != _ACTIVE:
         raise ConflictError(Conflict.TASK_NOT_ACTIVE)
+    _demand_welcome(session, SpiffeId.parse(rows[0]["owner"]))
     open_leases = _open_leases(session, change.lease.task_id)
     try:
         session.change(_INSERT_LEASE, **lease_row(change.lease))
@@ -236,6 +267,7 @@ def _issue_lease(session: Session, change: c.IssueLease) -> None:
     rows = session.rows(_TASK_OF_LEASE, b_lease=change.lease_id)
     if not rows or rows[0]["state"] != _ACTIVE:
         raise ConflictError(Conflict.TASK_NOT_ACTIVE)
+    _demand_welcome(session, SpiffeId.parse(rows[0]["owner"]))
     issued = session.change(
         _ISSUE,
         b_lease=change.lease_id,

@@ -33,6 +33,7 @@ class TaskEndCause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_END_CAUSE_DEADLINE: _ClassVar[TaskEndCause]
     TASK_END_CAUSE_HEARTBEAT_LOST: _ClassVar[TaskEndCause]
     TASK_END_CAUSE_REVOKED: _ClassVar[TaskEndCause]
+    TASK_END_CAUSE_QUARANTINED: _ClassVar[TaskEndCause]
 TASK_STATE_UNSPECIFIED: TaskState
 TASK_STATE_ACTIVE: TaskState
 TASK_STATE_ENDING: TaskState
@@ -46,6 +47,7 @@ TASK_END_CAUSE_COMPLETED: TaskEndCause
 TASK_END_CAUSE_DEADLINE: TaskEndCause
 TASK_END_CAUSE_HEARTBEAT_LOST: TaskEndCause
 TASK_END_CAUSE_REVOKED: TaskEndCause
+TASK_END_CAUSE_QUARANTINED: TaskEndCause
 
 class Scope(_message.Message):
     __slots__ = ("roles",)

@@ -315,6 +315,14 @@ async def test_a_refused_sign_of_life_is_the_end(broker: Broker, fake: FakeBroke
             await asyncio.Event().wait()
 
 
+async def test_a_quarantined_instance_is_told_so(broker: Broker, fake: FakeBroker) -> None:
+    fake.steps["attach"].append(refusal(grpc.StatusCode.PERMISSION_DENIED, "INSTANCE_QUARANTINED"))
+    with pytest.raises(TaskEnded) as caught:
+        async with a_task(broker) as task:
+            await asyncio.Event().wait()
+    assert caught.value.cause == task.end_cause == "QUARANTINED"
+
+
 async def test_the_stream_survives_a_restart_of_the_broker(broker: Broker, fake: FakeBroker) -> None:
     async with a_task(broker) as task:
         await fake.until(lambda: fake.attached == 1)

@@ -19,6 +19,8 @@ def sample(kind: type[BrokerError]) -> BrokerError:
         return kind([errors.FieldViolation(field="some.field", remedy="another value")])
     if issubclass(kind, errors.TaskLimitReachedError | errors.LeaseLimitReachedError):
         return kind(3)
+    if issubclass(kind, errors.OperatorRoleMissingError):
+        return kind(["operator"])
     if issubclass(kind, errors.IdempotentResultGoneError):
         return kind("lease-7")
     if kind.__init__ is not BrokerError.__init__:

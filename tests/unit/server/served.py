@@ -21,16 +21,18 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from broker.adapters.spire.verifier import SvidVerifier
-from broker.adapters.store.quarantine import StoredQuarantine
 from broker.adapters.store.sqlite import SqliteStore
 from broker.api.v1 import credentials_pb2, tasks_pb2
 from broker.client import Svid
+from broker.domain.operators import OperatorGrant, OperatorRole, Operators
 from broker.domain.spiffe import SpiffeId
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate
+from broker.server.quarantines import QuarantineServicer
 from broker.server.rate_limit import RateLimit
 from broker.server.serving import GrpcServer
 from broker.server.tasks import TaskServicer
+from broker.usecases.record_refusal import RecordRefusal
 from tests.fakes.issuer import FakeIssuer
 from tests.fakes.samples import BROKER, OWNER, a_catalog
 from tests.fakes.system import CountingIds, FakeClock
@@ -41,12 +43,16 @@ from tests.unit.usecases.wiring import Broker
 
 TASKS = "/broker.api.v1.TaskService/"
 CREDENTIALS = "/broker.api.v1.CredentialService/"
+QUARANTINES = "/broker.api.v1.QuarantineService/"
 HEALTH = "/grpc.health.v1.Health/"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 Channel = Any
 """A grpc.aio.Channel; the published types know no calls without serializers."""
 
+ANN = SpiffeId.parse("spiffe://example.test/operator/ann")
+VERA = SpiffeId.parse("spiffe://example.test/viewer")
+OPERATORS = ("spiffe://example.test/operator/", "spiffe://example.test/viewer")
 DAY = timedelta(days=1)
 STOPS_WITHIN = timedelta(seconds=5)
 
@@ -150,9 +156,11 @@ class Served:
         self.gate = Gate(
             verifier=SvidVerifier(
                 bundle_of={TRUST_DOMAIN: bundle_of(authority)}.get,
-                quarantine=StoredQuarantine(self.store),
+                quarantine=self.broker.quarantine,
                 clock=self.clock,
             ),
+            operators=Operators(broker=BROKER, grants=tuple(map(a_grant, OPERATORS))),
+            record_refusal=RecordRefusal(store=store, clock=self.clock),
             rate_limit=RateLimit(rate=limits.rate, burst=limits.burst),
             max_concurrent_calls=limits.max_concurrent_calls,
             clock=self.clock,
@@ -171,6 +179,7 @@ class Served:
             credentials=CredentialServicer(
                 acquire=self.broker.acquire, renew=self.broker.renew, release=self.broker.release
             ),
+            quarantines=QuarantineServicer(quarantine=self.broker.quarantine_instances),
             gate=self.gate,
             tls=grpc.ssl_server_credentials([(own.key, own.chain)], authority.pem, require_client_auth=True),
             listen=self.address,
@@ -178,6 +187,7 @@ class Served:
             max_message_bytes=limits.max_message_bytes,
         )
         self.channel = self.connect()
+        self.operator = self.connect(authority.svid(ANN))
 
     async def start(self) -> None:
         await self.server.start()
@@ -209,6 +219,10 @@ class Served:
         self._channels.append(channel)
         return channel
 
+    def channel_for(self, method: str) -> Channel:
+        """The connection of somebody who may call the RPC."""
+        return self.operator if method.startswith(QUARANTINES) else self.channel
+
     async def call(
         self,
         method: str,
@@ -218,7 +232,8 @@ class Served:
         timeout: float | None = 10,
     ) -> bytes:
         """The bytes of the answer."""
-        answer: bytes = await (channel or self.channel).unary_unary(method)(_bytes(request), timeout=timeout)
+        channel = channel or self.channel_for(method)
+        answer: bytes = await channel.unary_unary(method)(_bytes(request), timeout=timeout)
         return answer
 
     def stream(
@@ -258,6 +273,12 @@ class Served:
         leases = [await self.store.leases_of(task.task_id) for task in page.tasks]
         backend = dict(self.issuer.tokens), dict(self.issuer.leases)
         return page.tasks, leases, await self.store.audit_head(), backend
+
+
+def a_grant(text: str) -> OperatorGrant:
+    """Everything to an operator, looking to a viewer."""
+    roles = {OperatorRole.VIEWER} if "viewer" in text else set(OperatorRole)
+    return OperatorGrant.parse(text, frozenset(roles), broker=BROKER)
 
 
 def a_declaration(**changed: Any) -> tasks_pb2.DeclareTaskRequest:

@@ -201,7 +201,7 @@ async def test_a_refused_call_gives_its_room_back(serve: Serve, method: str) -> 
     served = await serve(Limits(max_concurrent_calls=1))
     for _ in range(3):
         assert (await refused(served, method, b"\xff")).reason == "FIELD_INVALID"
-    assert served.gate._under_way == 0
+    assert served.gate._under_way == served.gate._operators_under_way == 0
 
 
 # How long ---------------------------------------------------------------------------------------------------

@@ -34,7 +34,12 @@ from tests.unit.server.test_gate import eventually, refused, several
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 STOPS_AT_ONCE = timedelta(seconds=0.2)
-SERVICES = ("", "broker.api.v1.TaskService", "broker.api.v1.CredentialService")
+SERVICES = (
+    "",
+    "broker.api.v1.TaskService",
+    "broker.api.v1.CredentialService",
+    "broker.api.v1.QuarantineService",
+)
 
 
 async def health(served: Served, service: str = "") -> Any:

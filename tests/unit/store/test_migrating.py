@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.pool import NullPool
 
+from broker.adapters.store import migrating
 from broker.adapters.store.migrating import SchemaVersionError
-from broker.adapters.store.quarantine import StoredQuarantine
 from broker.adapters.store.schema import metadata
+from broker.adapters.store.session import EPOCH
 from broker.adapters.store.sqlite import SqliteStore
-from tests.fakes.samples import OTHER, OWNER
+from broker.domain.audit import ChainHead
+from broker.domain.quarantine import Quarantine, QuarantineTarget, TargetKind
+from tests.fakes.samples import OWNER
 from tests.unit.store.files import raw, url
 
 
@@ -77,7 +83,7 @@ async def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(path: 
             SqliteStore.open(url(path))
     assert content(path) == before
     with raw(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+        connection.execute("UPDATE alembic_version SET version_num = '0002'")
     await opened(path)
 
 
@@ -87,13 +93,28 @@ def test_no_column_is_made_for_a_secret() -> None:
         assert not {name for name in names if word in name}
 
 
-async def test_who_is_quarantined_is_known_after_a_refresh(path: Path) -> None:
-    store = SqliteStore.open(url(path))
-    quarantine = StoredQuarantine(store)
+def at_first_schema(path: Path) -> None:
+    """What the version before left."""
+    config = Config()
+    config.set_main_option("script_location", str(migrating._MIGRATIONS))
+    engine = create_engine(url(path), poolclass=NullPool)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    engine.dispose()
+
+
+async def test_a_store_of_the_first_schema_keeps_who_is_quarantined(path: Path) -> None:
+    at_first_schema(path)
     with raw(path) as connection:
-        connection.execute("INSERT INTO quarantined_instances VALUES (?, 0, 'tests')", (str(OWNER),))
-    assert not quarantine.holds(OWNER)
-    await quarantine.refresh()
-    assert quarantine.holds(OWNER)
-    assert not quarantine.holds(OTHER)
+        connection.execute("INSERT INTO quarantined_instances VALUES (?, 7, 'tests')", (str(OWNER),))
+        connection.execute("INSERT INTO audit_records VALUES (1, 'p', 'h', 'k', 0, 'a', '', '', '', '{}')")
+    store = SqliteStore.open(url(path))
+    target = QuarantineTarget(kind=TargetKind.INSTANCE, name=str(OWNER))
+    since = EPOCH + timedelta(microseconds=7)
+    assert await store.quarantines() == (Quarantine(target=target, by="", reason="tests", since=since),)
+    assert await store.audit_head() == ChainHead(sequence=1, hash="h")
     await store.close()
+    with raw(path) as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    assert "quarantined_instances" not in names

@@ -74,7 +74,7 @@ async def test_who_is_attached_hears_of_every_step(broker: Broker) -> None:
     task = await holding(broker, 1)
     with broker.events.listening(task.task_id) as events:
         await completed(broker, task)
-        kinds = [events.get_nowait().kind for _ in range(events.qsize())]
+        kinds = [event.kind for _ in range(events.qsize()) if (event := events.get_nowait()) is not None]
     assert kinds == [EventKind.TASK_ENDING, EventKind.LEASE_REVOKED, EventKind.TASK_ENDED]
 
 

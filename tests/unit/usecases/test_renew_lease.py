@@ -39,6 +39,7 @@ async def test_a_renewed_lease_lives_for_another_ttl_and_it_is_recorded(broker: 
         event = events.get_nowait()
     assert renewed.expires_at == NOON + timedelta(seconds=100)
     assert await broker.lease(lease.lease_id) == renewed
+    assert event is not None
     assert (event.kind, event.lease) == (EventKind.LEASE_RENEWED, renewed)
     record = (await broker.records())[-1].event
     assert (record.kind, record.lease_id, record.actor) == (

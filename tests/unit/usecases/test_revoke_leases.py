@@ -78,6 +78,7 @@ async def test_who_is_attached_hears_of_it(broker: Broker) -> None:
     with broker.events.listening(lease.task_id) as events:
         await broker.revoke_leases.attempt(lease)
         event = events.get_nowait()
+    assert event is not None
     assert event.kind is EventKind.LEASE_REVOKED
     assert event.lease == await broker.lease(lease.lease_id)
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
+from broker.adapters.store.quarantine import StoredQuarantine
 from broker.domain.audit import AuditRecord, ChainHead, verify_chain
 from broker.domain.catalog import Catalog
 from broker.domain.decision import AcquireContext, Decision, DeclareContext
@@ -18,9 +19,11 @@ from broker.usecases.acquire_credential import AcquireCredential, Acquired, Acqu
 from broker.usecases.caller import Caller
 from broker.usecases.complete_task import CompleteTask
 from broker.usecases.declare_task import Declaration, DeclareTask
+from broker.usecases.end_quarantined import EndQuarantined
 from broker.usecases.end_task import EndTask
 from broker.usecases.keep_task_alive import KeepTaskAlive
 from broker.usecases.look_at_tasks import LookAtTasks
+from broker.usecases.quarantine import QuarantineInstances
 from broker.usecases.release_credential import ReleaseCredential
 from broker.usecases.renew_lease import RenewLease
 from broker.usecases.revoke_leases import RevokeLeases
@@ -125,6 +128,18 @@ class Broker:
             clock=clock,
             actor=BROKER,
             issue_timeout=TIMEOUT,
+        )
+        self.quarantine = StoredQuarantine(store)
+        self.end_quarantined = EndQuarantined(
+            store=store, end_task=self.end_task, revoke_leases=revoke_leases, clock=clock, actor=BROKER
+        )
+        self.quarantine_instances = QuarantineInstances(
+            store=store,
+            memory=self.quarantine,
+            end_quarantined=self.end_quarantined,
+            events=events,
+            clock=clock,
+            steps=steps,
         )
         self.complete = CompleteTask(store=store, end_task=self.end_task, clock=clock)
         self.release = ReleaseCredential(store=store, revoke_leases=revoke_leases, clock=clock)

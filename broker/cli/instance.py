@@ -1,0 +1,288 @@
+"""`tasklease instance`: what operators do about agent instances.
+
+Whoever runs it is known to the broker by an X.509-SVID: from SPIRE's Workload API, or from files, for the day on which
+that does not work. The broker's settings say who is an operator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, timedelta
+from pathlib import Path
+from typing import Annotated, Final, NoReturn, TypeVar
+
+import typer
+from cryptography import x509
+from rich.table import Table
+from rich.text import Text
+
+from broker.api.v1 import operators_pb2, operators_pb2_grpc
+from broker.cli.output import err, fail, out
+from broker.client import BrokerError, StaticIdentity, Svid
+from broker.client.connection import Connection, Line, Unary
+from broker.client.errors import Denied, InvalidRequest, NoIdentity, NotConnected, Unauthenticated
+from broker.client.identity import Identity, WorkloadApiIdentity
+
+app = typer.Typer(help="Quarantine agent instances, and release them. For operators.", no_args_is_help=True)
+
+_PATIENCE: Final = timedelta(seconds=10)
+_PAGE: Final = 200
+_NOT_ALL_ENDED: Final = 3
+_NO_WAY_IN: Final = 2
+
+InstanceArgument = Annotated[
+    str, typer.Argument(help="SPIFFE ID of the instance.", metavar="SPIFFE_ID", show_default=False)
+]
+ClassOption = Annotated[str, typer.Option("--class", help="Every instance of this agent class.")]
+DomainOption = Annotated[str, typer.Option(help="Every instance of this trust domain.")]
+ReasonOption = Annotated[str, typer.Option("--reason", "-r", help="Why, in words: kept and audited.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+BrokerOption = Annotated[
+    str, typer.Option(envvar="TASKLEASE_BROKER", help="The broker's address: HOST:PORT.")
+]
+BrokerIdOption = Annotated[
+    str,
+    typer.Option(envvar="TASKLEASE_BROKER_ID", help="The broker's SPIFFE ID, if it is not the usual one."),
+]
+SvidOption = Annotated[
+    Path | None,
+    typer.Option(help="Your SVID as a PEM file, instead of the Workload API; with --key, --bundle."),
+]
+KeyOption = Annotated[Path | None, typer.Option(help="Its private key, PEM.")]
+BundleOption = Annotated[Path | None, typer.Option(help="The bundle of its trust domain, PEM.")]
+TimeoutOption = Annotated[float, typer.Option(help="Seconds for the call.", min=1, max=300)]
+
+Stub = operators_pb2_grpc.QuarantineServiceStub
+Result = TypeVar("Result")
+
+
+@app.command()
+def quarantine(
+    instance: InstanceArgument = "",
+    reason: ReasonOption = ...,  # type: ignore[assignment]  # typer's word for "must be given"
+    agent_class: ClassOption = "",
+    trust_domain: DomainOption = "",
+    yes: YesOption = False,
+    broker: BrokerOption = "",
+    broker_id: BrokerIdOption = "",
+    svid: SvidOption = None,
+    key: KeyOption = None,
+    bundle: BundleOption = None,
+    timeout: TimeoutOption = 30,
+) -> None:
+    """Accept nothing more from an instance, a class or a trust domain, and take back all that it holds.
+
+    Exit code 0: nothing that it held works any more. 3: it is quarantined, but some of its tasks are still being ended.
+    """
+    target = _target(instance, agent_class, trust_domain)
+    if (
+        not instance
+        and not yes
+        and not typer.confirm(f"Quarantine every instance of {_words(target)}?", err=True)
+    ):
+        raise typer.Exit(1)
+    request = operators_pb2.QuarantineRequest(target=target, reason=reason)
+    identity = _identity(svid, key, bundle)
+
+    async def work(connection: Connection) -> operators_pb2.QuarantineResponse:
+        return await connection.call(_quarantine, request, within=timedelta(seconds=timeout))
+
+    answer = _run(work, broker, broker_id, identity)
+    stands = answer.quarantine
+    out.print(Text.assemble(("quarantined", "bold red"), f": {_words(stands.target)}"))
+    if stands.reason != reason:
+        out.print(Text(f"it was quarantined before, by {stands.imposed_by or 'somebody'}: {stands.reason}"))
+    _say_tasks(answer.tasks_found, stands.unfinished_tasks)
+
+
+@app.command()
+def release(
+    instance: InstanceArgument = "",
+    reason: ReasonOption = ...,  # type: ignore[assignment]  # typer's word for "must be given"
+    agent_class: ClassOption = "",
+    trust_domain: DomainOption = "",
+    yes: YesOption = False,
+    broker: BrokerOption = "",
+    broker_id: BrokerIdOption = "",
+    svid: SvidOption = None,
+    key: KeyOption = None,
+    bundle: BundleOption = None,
+    timeout: TimeoutOption = 30,
+) -> None:
+    """End a quarantine: name exactly what was quarantined. What it ended stays ended.
+
+    Exit code 3: another quarantine still concerns the instance.
+    """
+    target = _target(instance, agent_class, trust_domain)
+    if (
+        not instance
+        and not yes
+        and not typer.confirm(f"Release every instance of {_words(target)}?", err=True)
+    ):
+        raise typer.Exit(1)
+    request = operators_pb2.ReleaseRequest(target=target, reason=reason)
+    identity = _identity(svid, key, bundle)
+
+    async def work(connection: Connection) -> operators_pb2.ReleaseResponse:
+        return await connection.call(_release, request, within=timedelta(seconds=timeout))
+
+    answer = _run(work, broker, broker_id, identity)
+    out.print(Text.assemble(("released", "bold green"), f": {_words(target)}"))
+    for other in answer.still_standing:
+        err.print(Text(f"still quarantined as one of {_words(other.target)}: {other.reason}", style="yellow"))
+    if answer.still_standing:
+        raise typer.Exit(_NOT_ALL_ENDED)
+
+
+@app.command("list")
+def list_(
+    broker: BrokerOption = "",
+    broker_id: BrokerIdOption = "",
+    svid: SvidOption = None,
+    key: KeyOption = None,
+    bundle: BundleOption = None,
+    timeout: TimeoutOption = 30,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Show what is quarantined, by whom, why, and how many of its tasks have not ended."""
+    identity = _identity(svid, key, bundle)
+
+    async def work(connection: Connection) -> list[operators_pb2.Quarantine]:
+        found: list[operators_pb2.Quarantine] = []
+        request = operators_pb2.ListQuarantinesRequest(page_size=_PAGE)
+        while True:
+            answer = await connection.call(_list, request, within=timedelta(seconds=timeout))
+            found.extend(answer.quarantines)
+            if not answer.next_page_token:
+                return found
+            request.page_token = answer.next_page_token
+
+    found = _run(work, broker, broker_id, identity)
+    if as_json:
+        for one in found:
+            print(json.dumps(_plain(one)))
+        return
+    if not found:
+        out.print("nothing is quarantined")
+        return
+    table = Table("target", "since", "by", "tasks left", "reason", box=None, pad_edge=False)
+    for one in found:
+        plain = _plain(one)
+        table.add_row(
+            *(Text(str(plain[name])) for name in ("target", "since", "by", "unfinished_tasks", "reason"))
+        )
+    out.print(table)
+
+
+# The generated classes carry no types: they are given here, once.
+
+
+def _quarantine(line: Line) -> Unary[operators_pb2.QuarantineRequest, operators_pb2.QuarantineResponse]:
+    method: Unary[operators_pb2.QuarantineRequest, operators_pb2.QuarantineResponse]
+    method = Stub(line.channel).Quarantine  # type: ignore[no-untyped-call]
+    return method
+
+
+def _release(line: Line) -> Unary[operators_pb2.ReleaseRequest, operators_pb2.ReleaseResponse]:
+    method: Unary[operators_pb2.ReleaseRequest, operators_pb2.ReleaseResponse]
+    method = Stub(line.channel).Release  # type: ignore[no-untyped-call]
+    return method
+
+
+def _list(line: Line) -> Unary[operators_pb2.ListQuarantinesRequest, operators_pb2.ListQuarantinesResponse]:
+    method: Unary[operators_pb2.ListQuarantinesRequest, operators_pb2.ListQuarantinesResponse]
+    method = Stub(line.channel).ListQuarantines  # type: ignore[no-untyped-call]
+    return method
+
+
+def _target(instance: str, agent_class: str, trust_domain: str) -> operators_pb2.QuarantineTarget:
+    if sum(map(bool, (instance, agent_class, trust_domain))) != 1:
+        fail("name one of: a SPIFFE ID, --class NAME, --trust-domain NAME", code=_NO_WAY_IN)
+    if instance:
+        return operators_pb2.QuarantineTarget(instance=instance)
+    if agent_class:
+        return operators_pb2.QuarantineTarget(agent_class=agent_class)
+    return operators_pb2.QuarantineTarget(trust_domain=trust_domain)
+
+
+def _words(target: operators_pb2.QuarantineTarget) -> str:
+    match target.WhichOneof("target"):
+        case "agent_class":
+            return f"class {target.agent_class}"
+        case "trust_domain":
+            return f"trust domain {target.trust_domain}"
+        case _:
+            return target.instance
+
+
+def _say_tasks(found: int, left: int) -> None:
+    if left:
+        err.print(
+            Text(f"{left} of its tasks are still being ended: what they hold may still work", style="yellow")
+        )
+        raise typer.Exit(_NOT_ALL_ENDED)
+    if found:
+        out.print(f"{found} tasks have ended: nothing that they held works any more")
+    else:
+        out.print("no task of it was under way")
+
+
+def _plain(one: operators_pb2.Quarantine) -> dict[str, object]:
+    return {
+        "target": _words(one.target),
+        "since": one.since.ToDatetime(tzinfo=UTC).isoformat(timespec="seconds"),
+        "by": one.imposed_by,
+        "unfinished_tasks": one.unfinished_tasks,
+        "reason": one.reason,
+    }
+
+
+def _identity(svid: Path | None, key: Path | None, bundle: Path | None) -> Identity:
+    if svid is None and key is None and bundle is None:
+        return WorkloadApiIdentity()
+    if svid is None or key is None or bundle is None:
+        fail("--svid, --key and --bundle belong together", code=_NO_WAY_IN)
+    try:
+        chain, key_pem, authorities = (path.read_bytes() for path in (svid, key, bundle))
+        leaf = x509.load_pem_x509_certificate(chain)
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        (spiffe_id,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}", code=_NO_WAY_IN)
+    except (ValueError, x509.ExtensionNotFound):
+        fail(f"{svid} holds no X.509-SVID", code=_NO_WAY_IN)
+    return StaticIdentity(Svid(spiffe_id=spiffe_id, chain=chain, key=key_pem, authorities=authorities))
+
+
+def _run(
+    work: Callable[[Connection], Awaitable[Result]], broker: str, broker_id: str, identity: Identity
+) -> Result:
+    if not broker:
+        fail("where is the broker? --broker HOST:PORT, or TASKLEASE_BROKER", code=_NO_WAY_IN)
+
+    async def connected() -> Result:
+        await identity.start(_PATIENCE)
+        connection = Connection(address=broker, identity=identity, broker_id=broker_id or None)
+        try:
+            await connection.open(_PATIENCE)
+            return await work(connection)
+        finally:
+            await connection.close()
+            await identity.close()
+
+    try:
+        return asyncio.run(connected())
+    except BrokerError as error:
+        _explain(error, identity)
+
+
+def _explain(error: BrokerError, identity: Identity) -> NoReturn:
+    match error:
+        case Denied(reason="OPERATOR_UNKNOWN" | "OPERATOR_ROLE_MISSING"):
+            fail(f"{error}\nyou are {identity.svid().spiffe_id}", code=1)
+        case NoIdentity() | NotConnected() | Unauthenticated() | InvalidRequest():
+            fail(str(error), code=_NO_WAY_IN)
+        case _:
+            fail(str(error))
