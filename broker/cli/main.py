@@ -7,7 +7,7 @@ import sys
 import typer
 
 from broker import __version__
-from broker.cli import audit, catalog, demo, dev, health, serve
+from broker.cli import audit, catalog, demo, dev, health, serve, workload
 from broker.cli.exec import exec_command
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(dev.app, name="dev")
 app.add_typer(catalog.app, name="catalog")
+app.add_typer(workload.app, name="workload")
 app.add_typer(audit.app, name="audit")
 app.command("serve")(serve.serve)
 app.command("exec", context_settings={"allow_interspersed_args": False})(exec_command)

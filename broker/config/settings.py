@@ -83,6 +83,23 @@ class Limits(_Model):
     burst: Annotated[float, Field(ge=4, le=100_000)] = 400
 
 
+class RegistrySettings(_Model):
+    """SPIRE's server, for commands that register instances; the broker itself needs none."""
+
+    server: str | None = None
+    parent: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]+$", max_length=512)] | None = None
+
+    @model_validator(mode="after")
+    def _server(self) -> Self:
+        if self.server is not None and not is_server_address(self.server):
+            message = (
+                "server: give unix:///PATH of the SPIRE server's own socket, or its address and port, such as "
+                "spire.example.org:8081"
+            )
+            raise ValueError(message)
+        return self
+
+
 class LogSettings(_Model):
     """How the broker logs, to standard error."""
 
@@ -101,6 +118,7 @@ class _File(_Model):
     store: StoreSettings = StoreSettings()
     catalog: Path
     limits: Limits = Limits()
+    registry: RegistrySettings = RegistrySettings()
     shutdown_grace: Annotated[Duration, Field(ge=timedelta(), le=timedelta(minutes=10))] = timedelta(
         seconds=10
     )
@@ -155,7 +173,7 @@ def load_settings(path: Path) -> Settings:
     known = sorted(
         {
             key
-            for model in (_File, VaultSettings, StoreSettings, Limits, LogSettings)
+            for model in (_File, VaultSettings, StoreSettings, Limits, RegistrySettings, LogSettings)
             for key in model.model_fields
         }
     )
@@ -179,6 +197,11 @@ def load_settings(path: Path) -> Settings:
         own_id=SpiffeId.parse(file.broker_id or f"spiffe://{file.trust_domain}/tasklease/broker"),
         endpoint_socket=endpoint_socket,
     )
+
+
+def is_server_address(text: str) -> bool:
+    """Whether it is `unix:///PATH`, or a host and a port."""
+    return text.startswith("unix:///") or _is_address(text)
 
 
 def _is_address(text: str) -> bool:

@@ -7,6 +7,8 @@ SPIRE takes messages up to 4 MiB, some ten thousand entries.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
@@ -15,6 +17,7 @@ import grpc
 import grpc.aio
 
 from broker.adapters.spire.api import entry_pb2, entry_pb2_grpc, types_pb2
+from broker.adapters.spire.server_channel import fetch_admin_svid, tcp_channel, unix_channel
 from broker.domain.spiffe import InvalidSpiffeIdError, SpiffeId
 from broker.domain.workload import EntryId, Ownership, Selector, WorkloadEntry
 from broker.ports.registry import (
@@ -44,8 +47,32 @@ _Result = (
 )
 
 
+@contextlib.asynccontextmanager
+async def open_registry(
+    address: str, *, endpoint_socket: str, trust_domain: str
+) -> AsyncIterator[SpireWorkloadRegistry]:
+    """The registry at an address.
+
+    Args:
+        address: `unix:///PATH`, or a host and a port.
+        endpoint_socket: the Workload API that has this process's admin SVID; asked for TCP alone.
+        trust_domain: the server's.
+
+    Raises:
+        RegistryUnavailableError, RegistryRefusedError: over TCP, as far as it shows at once.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        if address.startswith("unix:"):
+            channel = await stack.enter_async_context(unix_channel(address.removeprefix("unix://")))
+        else:
+            svid = await asyncio.to_thread(fetch_admin_svid, endpoint_socket, trust_domain=trust_domain)
+            host, _, port = address.rpartition(":")
+            channel = await stack.enter_async_context(tcp_channel(host.strip("[]"), int(port), svid))
+        yield SpireWorkloadRegistry(channel, address=address)
+
+
 class SpireWorkloadRegistry:
-    """See the module. The channel is the caller's: `adapters.spire.server_channel` opens one."""
+    """See the module. The channel is the caller's: `open_registry` opens one."""
 
     def __init__(self, channel: grpc.aio.Channel, *, address: str, patience: timedelta = _PATIENCE) -> None:
         self._stub = entry_pb2_grpc.EntryStub(channel)  # type: ignore[no-untyped-call]
