@@ -41,6 +41,7 @@ from broker.domain.attestation import (
 from broker.domain.workload import Selector
 
 MOST_INSTANCES: Final = 100_000
+SHORTEST_SVID: Final = timedelta(seconds=10)
 
 _ID_TEMPLATE: Final = re.compile(
     r"/agent/(?P<agent_class>[^/]+)/[A-Za-z0-9._-]{0,32}\{instance\}[A-Za-z0-9._-]{0,32}"
@@ -93,7 +94,14 @@ def _template(pattern: str, example: str) -> Any:  # noqa: ANN401 - what Annotat
     return AfterValidator(check)
 
 
-SvidTtl = Annotated[Duration, Field(ge=timedelta(seconds=10), le=LONGEST)]
+def _check_ttl(value: timedelta) -> timedelta:
+    if not SHORTEST_SVID <= value <= LONGEST:
+        message = "give 10s to 24h"
+        raise ValueError(message)
+    return value
+
+
+SvidTtl = Annotated[Duration, AfterValidator(_check_ttl)]
 GroupRange = Annotated[
     Groups,
     BeforeValidator(_parse_groups),

@@ -21,7 +21,7 @@ from broker.config.catalog import load_catalog
 from broker.devstack.parts import REPOSITORY
 from broker.devstack.processes import Processes
 from broker.devstack.spire import Spire
-from broker.devstack.state import BROKER_GROUP, BROKER_ID, TRUST_DOMAIN, State
+from broker.devstack.state import BROKER_GROUP, BROKER_ID, NODE_ID, TRUST_DOMAIN, State
 from broker.devstack.vault import Vault
 from broker.devstack.waiting import wait_for
 
@@ -81,6 +81,9 @@ vault:
 store:
   url: sqlite:///broker.db
 catalog: catalog
+registry:
+  server: unix://{self._spire.server_socket}
+  parent: {NODE_ID.removeprefix("spiffe://" + TRUST_DOMAIN)}
 limits:
   calls_per_second_per_instance: 20000
   burst: 20000

@@ -151,8 +151,9 @@ def instance_id(agent_class: AgentClass, name: str, *, own_id: SpiffeId) -> tupl
         message = f"the SPIFFE ID of instance {name!r} is none: {error}"
         raise ValueError(message) from error
     identity = AgentIdentity.of(spiffe_id)
-    if identity is None or identity.agent_class != agent_class.name:
-        message = f"{spiffe_id} is not an instance of the class"
+    at_home = spiffe_id.trust_domain == own_id.trust_domain
+    if not at_home or identity is None or identity.agent_class != agent_class.name:
+        message = f"{spiffe_id} is not an instance of the class in {own_id.trust_domain}"
         raise ValueError(message)
     if spiffe_id == own_id:
         message = f"{spiffe_id} is the broker itself: no agent may be it"
