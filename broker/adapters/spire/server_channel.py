@@ -29,7 +29,14 @@ from broker.domain.secret import Secret
 from broker.domain.spiffe import SpiffeId
 from broker.ports.registry import RegistryRefusedError, RegistryUnavailableError
 
-_OPTIONS: Final = (("grpc.max_receive_message_length", 64 << 20), ("grpc.enable_http_proxy", 0))
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.enable_http_proxy", 0),
+    # A server that was away is tried again at once, by each new channel and soon by this one.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
 _PATIENCE: Final = 10.0
 _CHUNK: Final = 65_536
 

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from broker.cli.main import app
 from broker.devstack.stack import DevStack
 from broker.devstack.state import NODE_ID, TRUST_DOMAIN
 from tests.integration.registry.spire_alone import spire_alone
 
-COMMAND = (sys.executable, "-m", "broker", "workload")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What a command did and said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 class Registrar:
@@ -47,18 +56,27 @@ registry:
             f"    instances: {count}\n    max_instances: 2000\n{more}"
         )
 
-    def __call__(
-        self, command: str, *words: str, answer: str = "", environment: Mapping[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, command, "--config", str(self.config), *words],
+    def __call__(self, command: str, *words: str, answer: str = "") -> Done:
+        """The command, in this process: the tests start it often."""
+        result = CliRunner().invoke(
+            app, ["workload", command, "--config", str(self.config), *words], input=answer
+        )
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Done(returncode=result.exit_code, stdout=result.stdout, stderr=result.stderr)
+
+    def typed(self, command: str, *words: str, answer: str = "", groups: Sequence[int] = ()) -> Done:
+        """The command in a process of its own."""
+        done = subprocess.run(
+            [sys.executable, "-m", "broker", "workload", command, "--config", str(self.config), *words],
             input=answer,
-            env={**os.environ, "NO_COLOR": "1", **(environment or {})},
             capture_output=True,
             text=True,
+            extra_groups=groups,
             timeout=120,
             check=False,
         )
+        return Done(returncode=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
     def good(self, command: str, *words: str, answer: str = "") -> str:
         done = self(command, *words, answer=answer)

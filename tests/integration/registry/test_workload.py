@@ -39,12 +39,12 @@ def test_an_instance_that_is_applied_gets_its_own_identity_and_no_other(registra
 
 def test_the_plan_is_shown_and_nothing_is_done_before_the_answer(registrar: Registrar) -> None:
     registrar.write_bots(2)
-    planned = registrar("plan")
+    planned = registrar.typed("plan")
     assert planned.returncode == 3
     assert f"+ spiffe://{TRUST_DOMAIN}/agent/bot/1  unix:supplementary_gid:70000" in planned.stdout
     assert "0 to delete, 0 to update, 2 to create, 0 as they should be" in planned.stdout
     assert registrar("apply", "--dry-run").stdout == planned.stdout
-    refused = registrar("apply", answer="n\n")
+    refused = registrar.typed("apply", answer="n\n")
     assert (refused.returncode, registrar.entries()) == (1, {})
     registrar.good("apply", answer="y\n")
     assert set(registrar.entries()) == {f"{BOT}.1", f"{BOT}.2"}
