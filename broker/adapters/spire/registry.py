@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 
 from broker.adapters.spire.api import entry_pb2, entry_pb2_grpc, types_pb2
-from broker.adapters.spire.server_channel import fetch_admin_svid, tcp_channel, unix_channel
+from broker.adapters.spire.unix_channel import unix_channel
 from broker.domain.spiffe import InvalidSpiffeIdError, SpiffeId
 from broker.domain.workload import EntryId, Ownership, Selector, WorkloadEntry
 from broker.ports.registry import (
@@ -65,6 +65,11 @@ async def open_registry(
         if address.startswith("unix:"):
             channel = await stack.enter_async_context(unix_channel(address.removeprefix("unix://")))
         else:
+            from broker.adapters.spire.tcp_channel import (  # noqa: PLC0415 - its libraries take long to load
+                fetch_admin_svid,
+                tcp_channel,
+            )
+
             svid = await asyncio.to_thread(fetch_admin_svid, endpoint_socket, trust_domain=trust_domain)
             host, _, port = address.rpartition(":")
             channel = await stack.enter_async_context(tcp_channel(host.strip("[]"), int(port), svid))

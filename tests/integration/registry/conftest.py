@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from broker.cli.main import app
+from broker.cli.main import assemble
 from broker.devstack.stack import DevStack
 from broker.devstack.state import NODE_ID, TRUST_DOMAIN
 from tests.integration.registry.spire_alone import spire_alone
@@ -59,7 +59,7 @@ registry:
     def __call__(self, command: str, *words: str, answer: str = "") -> Done:
         """The command, in this process: the tests start it often."""
         result = CliRunner().invoke(
-            app, ["workload", command, "--config", str(self.config), *words], input=answer
+            assemble(["workload"]), ["workload", command, "--config", str(self.config), *words], input=answer
         )
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception

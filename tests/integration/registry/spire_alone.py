@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from broker.adapters.spire.server_channel import AdminSvid
+from broker.adapters.spire.tcp_channel import AdminSvid
 from broker.devstack import spire
 from broker.devstack.stack import DevStack
 from broker.devstack.state import NODE_ID, TRUST_DOMAIN

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from broker.adapters.spire.registry import SpireWorkloadRegistry
-from broker.adapters.spire.server_channel import AdminSvid, tcp_channel
+from broker.adapters.spire.tcp_channel import AdminSvid, tcp_channel
 from broker.devstack.spire import Entry
 from broker.devstack.state import NODE_ID, TRUST_DOMAIN
 from broker.domain.spiffe import SpiffeId

@@ -1,6 +1,6 @@
-"""A channel to SPIRE's server: over its unix socket, or over TCP with the SVID of an admin entry.
+"""A channel to SPIRE's server over TCP, with the SVID of an admin entry.
 
-What always holds over TCP: the server has shown a certificate that the trust domain's own authorities signed and whose
+What always holds: the server has shown a certificate that the trust domain's own authorities signed and whose
 one URI is `spiffe://<trust domain>/spire/server`, before a byte is sent; the key of the SVID reaches no disk.
 
 Python's gRPC looks for DNS names in a server's certificate, and SPIRE's server has none. So the TLS is done here, by
@@ -25,18 +25,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from spiffe import TrustDomain, WorkloadApiClient
 
+from broker.adapters.spire.unix_channel import unix_channel
 from broker.domain.secret import Secret
 from broker.domain.spiffe import SpiffeId
 from broker.ports.registry import RegistryRefusedError, RegistryUnavailableError
 
-_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.enable_http_proxy", 0),
-    # A server that was away is tried again at once, by each new channel and soon by this one.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-)
 _PATIENCE: Final = 10.0
 _CHUNK: Final = 65_536
 
@@ -79,13 +72,6 @@ def fetch_admin_svid(endpoint_socket: str, *, trust_domain: str) -> AdminSvid:
         key_pem=Secret(key.decode()),
         authorities_pem=b"".join(one.public_bytes(Encoding.PEM) for one in bundle.x509_authorities),
     )
-
-
-@contextlib.asynccontextmanager
-async def unix_channel(path: str) -> AsyncIterator[grpc.aio.Channel]:
-    """The server's own socket: whoever can open it may register."""
-    async with grpc.aio.insecure_channel(f"unix:{path}", options=_OPTIONS) as channel:
-        yield channel
 
 
 @contextlib.asynccontextmanager
