@@ -46,21 +46,21 @@ SHORTEST_SVID: Final = timedelta(seconds=10)
 _ID_TEMPLATE: Final = re.compile(
     r"/agent/(?P<agent_class>[^/]+)/[A-Za-z0-9._-]{0,32}\{instance\}[A-Za-z0-9._-]{0,32}"
 )
-_GROUPS: Final = re.compile(r"(\d{1,10})-(\d{1,10})")
+_GROUPS: Final = re.compile(r"([0-9]{1,10})-([0-9]{1,10})")
 
 
 def _parse_groups(value: object) -> Groups:
     """`70000-70999`."""
     if isinstance(value, Groups):
         return value
-    if isinstance(value, str) and (ends := _GROUPS.fullmatch(value)):
-        groups = Groups(first=int(ends[1]), last=int(ends[2]))
-        if FIRST_GROUP <= groups.first <= groups.last <= LAST_GROUP:
-            return groups
-    message = (
-        f"give a range of group ids such as 70000-70999, from {FIRST_GROUP} on: those below are the system's"
-    )
-    raise ValueError(message)
+    if not isinstance(value, str) or not (ends := _GROUPS.fullmatch(value)):
+        message = "give a range of group ids, such as 70000-70999"
+        raise ValueError(message)
+    groups = Groups(first=int(ends[1]), last=int(ends[2]))
+    if not FIRST_GROUP <= groups.first <= groups.last <= LAST_GROUP:
+        message = f"from {FIRST_GROUP} on, and upwards, such as 70000-70999: those below are the system's"
+        raise ValueError(message)
+    return groups
 
 
 def _parse_instances(value: object) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ def _parse_instances(value: object) -> tuple[str, ...]:
         return tuple(str(number) for number in range(1, value + 1))
     if isinstance(value, list | tuple) and len(value) <= MOST_INSTANCES:
         for name in value:
-            if not isinstance(name, str) or not re.match(NAME, name):
+            if not isinstance(name, str) or not re.fullmatch(NAME, name):
                 message = f"{name!r} is no name: give 1 to 64 of a-z 0-9 -, in quotes where it is a number"
                 raise ValueError(message)
         if len(set(value)) < len(value):
@@ -106,7 +106,7 @@ GroupRange = Annotated[
     Groups,
     BeforeValidator(_parse_groups),
     PlainSerializer(str),
-    WithJsonSchema({"type": "string", "pattern": r"^\d{1,10}-\d{1,10}$", "examples": ["70000-70999"]}),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,10}-[0-9]{1,10}$", "examples": ["70000-70999"]}),
 ]
 InstanceNames = Annotated[
     tuple[str, ...],
@@ -115,7 +115,12 @@ InstanceNames = Annotated[
         {
             "anyOf": [
                 {"type": "integer", "minimum": 0, "maximum": MOST_INSTANCES},
-                {"type": "array", "items": {"type": "string", "pattern": NAME}, "maxItems": MOST_INSTANCES},
+                {
+                    "type": "array",
+                    "items": {"type": "string", "pattern": NAME},
+                    "maxItems": MOST_INSTANCES,
+                    "uniqueItems": True,
+                },
             ]
         }
     ),
@@ -216,13 +221,15 @@ class AgentClassModel(_Model):
     description: Text = ""
     task_types: Annotated[list[Name], Field(max_length=200)]
     max_tasks: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 8
-    attestation: AttestationModel = UnixAttestationModel(kind="unix")
+    attestation: Annotated[AttestationModel, Field(json_schema_extra={"default": {"kind": "unix"}})] = (
+        UnixAttestationModel(kind="unix")
+    )
     spiffe_id: Annotated[str, Field(max_length=256)] = "/agent/{class}/{instance}"
-    x509_svid_ttl: SvidTtl = timedelta(minutes=10)
-    jwt_svid_ttl: SvidTtl = timedelta(minutes=5)
+    x509_svid_ttl: Annotated[SvidTtl, Field(json_schema_extra={"default": "10m"})] = timedelta(minutes=10)
+    jwt_svid_ttl: Annotated[SvidTtl, Field(json_schema_extra={"default": "5m"})] = timedelta(minutes=5)
     instances: InstanceNames = ()
     max_instances: Annotated[int, Field(ge=1, le=MOST_INSTANCES, strict=True)] = 100
-    parent: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]+$", max_length=512)] = ""
+    parent: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]+$", max_length=512)] | None = None
 
     @model_validator(mode="after")
     def _room(self) -> Self:
@@ -291,7 +298,7 @@ def _wrong_id(name: str, template: str) -> str:
     return ""
 
 
-def _wrong_parent(path: str) -> str:
+def _wrong_parent(path: str | None) -> str:
     if path and any(segment in {"", ".", ".."} for segment in path[1:].split("/")):
         return "no empty or relative segments: give the path of an agent's SPIFFE ID"
     if path == "/spire/server":

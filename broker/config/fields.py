@@ -18,6 +18,10 @@ Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
     WithJsonSchema(
-        {"type": "string", "pattern": r"^(\d+h)?(\d+m)?(\d+s)?$", "examples": ["90s", "30m", "1h30m"]}
+        {
+            "type": "string",
+            "pattern": r"^(?=.)([0-9]{1,4}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?$",
+            "examples": ["90s", "30m", "1h30m"],
+        }
     ),
 ]

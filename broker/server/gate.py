@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -141,6 +141,8 @@ class Gate(grpc.aio.ServerInterceptor):
             try:
                 async with self.admit(method, context, request_id):
                     return await handler.unary_unary(_parse(handler, request), context)
+            except grpc.aio.AbortError:  # health's Check has answered with a status of its own
+                raise
             except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
                 status = _to_status(error, method, request_id)
             return await context.abort_with_status(status)
@@ -152,8 +154,14 @@ class Gate(grpc.aio.ServerInterceptor):
             request_id = self._ids.request_id()
             try:
                 async with self.admit(method, context, request_id):
-                    async for response in handler.unary_stream(_parse(handler, request), context):
-                        yield response
+                    answers = handler.unary_stream(_parse(handler, request), context)
+                    if isinstance(
+                        answers, Coroutine
+                    ):  # health's Watch: writes its answers itself, and never ends
+                        await self._until_stopping(answers)
+                    else:
+                        async for response in answers:
+                            yield response
             except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
                 status = _to_status(error, method, request_id)
             else:
@@ -177,6 +185,19 @@ class Gate(grpc.aio.ServerInterceptor):
             await context.abort_with_status(status)
 
         return behave
+
+    async def _until_stopping(self, answers: Coroutine[Any, Any, object]) -> None:
+        work = asyncio.ensure_future(answers)
+        stop = asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise ShuttingDownError
+            work.result()
+        finally:
+            work.cancel()
+            stop.cancel()
+            await asyncio.gather(work, stop, return_exceptions=True)
 
     async def _unknown(self, _request: bytes, context: _Context) -> None:
         await context.abort_with_status(status_of(RpcUnknownError(), self._ids.request_id()))

@@ -18,10 +18,30 @@ from broker.server.tasks import TaskServicer
 
 logger = logging.getLogger(__name__)
 
+
+class CannotListenError(Exception):
+    """An address cannot be listened on; says which."""
+
+
 SERVICES = (
     tasks_pb2.DESCRIPTOR.services_by_name["TaskService"].full_name,
     credentials_pb2.DESCRIPTOR.services_by_name["CredentialService"].full_name,
 )
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # the library has no types
+    """The library's, with the one RPC that its asynchronous half leaves out."""
+
+    async def List(  # noqa: N802 - the wire's name
+        self, _request: health_pb2.HealthListRequest, _context: object
+    ) -> health_pb2.HealthListResponse:
+        """Every service with its status."""
+        return health_pb2.HealthListResponse(
+            statuses={
+                service: health_pb2.HealthCheckResponse(status=status)
+                for service, status in self._server_status.items()
+            }
+        )
 
 
 class GrpcServer:
@@ -39,7 +59,7 @@ class GrpcServer:
         max_message_bytes: int,
     ) -> None:
         self._gate = gate
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         self._server = grpc.aio.server(
             interceptors=(gate,),
             options=[
@@ -60,12 +80,20 @@ class GrpcServer:
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
-        self.port = self._server.add_secure_port(listen, tls)
+        try:
+            self.port = self._server.add_secure_port(listen, tls)
+        except RuntimeError as error:
+            message = f"listen: {listen} cannot be listened on: is the port taken, or the address another machine's?"
+            raise CannotListenError(message) from error
         self._health_server: grpc.aio.Server | None = None
         if health_listen is not None:
             self._health_server = grpc.aio.server()
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
-            self._health_server.add_insecure_port(health_listen)
+            try:
+                self._health_server.add_insecure_port(health_listen)
+            except RuntimeError as error:
+                message = f"health_listen: {health_listen} cannot be listened on: is it taken?"
+                raise CannotListenError(message) from error
 
     async def start(self) -> None:
         """Accept connections; say that it is not ready until `ready` is called."""

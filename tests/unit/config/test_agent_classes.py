@@ -137,36 +137,40 @@ def test_without_a_group_of_its_own_there_is_no_instance(attestation: Attestatio
         ("instances: [a, a]", "3: agent_classes.bot.instances: a name stands twice: keep one"),
         (
             "instances: [a]",
-            "1: agent_classes.bot: instances: nothing tells them apart: give attestation gids, such as 70000-70999, ",
+            "3: agent_classes.bot.instances: nothing tells them apart: give attestation gids, such as 70000-70999, ",
         ),
         (
             "attestation: {kind: unix, gids: 70000-70999}\n    instances: [a]",
-            "1: agent_classes.bot: instances: gids go by number, so say how many; with names, give attestation a ",
+            "4: agent_classes.bot.instances: gids go by number, so say how many; with names, give attestation a ",
         ),
         (
             "attestation: {kind: unix, gids: 70000-70009}",
-            "1: agent_classes.bot: attestation: gids has room for 10, max_instances allows 100: widen the one or ",
+            "3: agent_classes.bot.attestation: gids has room for 10, max_instances allows 100: widen the one or ",
         ),
         (
             "attestation: {kind: docker}\n    instances: 101",
-            "1: agent_classes.bot: instances: these are 101, max_instances allows 100: raise it",
+            "4: agent_classes.bot.instances: these are 101, max_instances allows 100: raise it",
         ),
         (
             "attestation:\n      kind: unix\n      gids: 999-2000",
-            "5: agent_classes.bot.attestation.gids: give a range of group ids such as 70000-70999, from 1000 on: ",
+            "5: agent_classes.bot.attestation.gids: from 1000 on, and upwards, such as 70000-70999: ",
+        ),
+        (
+            "attestation:\n      kind: unix\n      gids: 70000",
+            "5: agent_classes.bot.attestation.gids: give a range of group ids, such as 70000-70999",
         ),
         (
             "attestation:\n      kind: unix\n      gids: 3000-2000",
-            "5: agent_classes.bot.attestation.gids: give a range of group ids such as 70000-70999, from 1000 on: ",
+            "5: agent_classes.bot.attestation.gids: from 1000 on, and upwards, such as 70000-70999: ",
         ),
         (
             "attestation: {kind: unix, gids: 70000-70999, group: 'a-{instance}'}",
             "3: agent_classes.bot.attestation: gids, group: keep one of them",
         ),
-        ("attestation: {gids: 70000-70999}", "3: agent_classes.bot.attestation: kind is missing: add it"),
+        ("attestation: {gids: 70000-70999}", "3: agent_classes.bot.attestation.kind: is missing: add it"),
         (
             "attestation: {kind: lambda}",
-            "3: agent_classes.bot.attestation: kind: give one of 'unix', 'docker', 'kubernetes', 'systemd'",
+            "3: agent_classes.bot.attestation.kind: give one of 'unix', 'docker', 'kubernetes', 'systemd'",
         ),
         (
             "attestation:\n      kind: docker\n      lable: x",
