@@ -67,6 +67,7 @@ class GrpcServer:
                 ("grpc.max_send_message_length", max_message_bytes * 4),
                 ("grpc.max_metadata_size", 16_384),
                 ("grpc.so_reuseport", 0),
+                ("grpc.max_concurrent_streams", 256),  # of one connection
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
