@@ -31,7 +31,7 @@ test-unit: $(READY) ## Run the quick tests only: no network, no processes
 check: $(READY) ## Lint, types, import rules, wire, generated files; no network, no Docker
 	@PYTHON_FOLDERS="$(PYTHON_FOLDERS)" tools/check.sh
 
-gen: $(READY) ## Generate broker/api/v1 from proto/, and the catalog's JSON Schema
+gen: $(READY) ## Generate Python from proto/ and spire/proto/, and the catalog's JSON Schema
 	@tools/generate.sh .
 	@$(BIN)/tasklease catalog schema >docs/catalog.schema.json
 

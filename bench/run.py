@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import acquire, complete, figures, where
+from bench import acquire, complete, figures, registry, where
 from bench.stack import measured
 from broker.devstack.parts import REPOSITORY
 
@@ -18,6 +18,8 @@ TARGETS = {
     "acquire.p50_ratio_1": ("at most", 1.5),
     "acquire.throughput_ratio_16": ("at least", 0.85),
     "complete.refused_p99_s_20": ("under", 1.0),
+    "registry.apply_1000_ratio": ("at most", 1.5),
+    "registry.again_1000_ratio": ("at most", 1.5),
 }
 
 
@@ -36,6 +38,8 @@ async def run(console: Console, scale: float) -> dict[str, float]:
         for leases, runs in ((1, 100), (20, 100)):
             console.print(f"complete, {leases} leases")
             found |= await complete.until_refused(stack, leases=leases, runs=_at_least(runs * scale))
+        console.print("registry, 1000 entries")
+        found |= await asyncio.to_thread(registry.apply, stack, entries=1000, rounds=_at_least(5 * scale))
     return found
 
 
@@ -75,6 +79,19 @@ def report(console: Console, found: dict[str, float]) -> None:
                 ),
             ]
             for leases in (1, 20)
+        ],
+    )
+    figures.show(
+        console,
+        f"1000 entries in SPIRE ({found['registry.rounds']:.0f} rounds)",
+        ["", "tasklease workload apply", "spire-server entry create -data", "ratio"],
+        [
+            [
+                what,
+                *(f"{found[f'registry.{key}_1000_{who}_s']:.2f} s" for who in ("ours", "spire")),
+                f"{found[f'registry.{key}_1000_ratio']:.2f}",
+            ]
+            for key, what in (("apply", "none there yet"), ("again", "all there already"))
         ],
     )
     for key, (how, target) in TARGETS.items():

@@ -22,12 +22,14 @@ check() {
 
 generated_is_current() {
   tools/generate.sh "$scratch/gen" || return
-  local name
-  for name in "$scratch"/gen/broker/api/v1/*; do
-    diff -u "broker/api/v1/$(basename "$name")" "$name" || { echo "run: make gen"; return 1; }
-  done
-  for name in broker/api/v1/*_pb2*; do
-    [ -e "$scratch/gen/$name" ] || { echo "$name has no .proto any more"; return 1; }
+  local folder name
+  for folder in broker/api/v1 broker/adapters/spire/api; do
+    for name in "$scratch/gen/$folder"/*; do
+      diff -u "$folder/$(basename "$name")" "$name" || { echo "run: make gen"; return 1; }
+    done
+    for name in "$folder"/*_pb2*; do
+      [ -e "$scratch/gen/$name" ] || { echo "$name has no .proto any more"; return 1; }
+    done
   done
 }
 

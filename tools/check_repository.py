@@ -78,9 +78,9 @@ def unknown_commands() -> Iterator[str]:
     """Commands that README.md shows at the start of a line and that `tasklease` does not have."""
     from typer.main import get_command  # noqa: PLC0415 - only this check needs the command line
 
-    from broker.cli.main import app  # noqa: PLC0415
+    from broker.cli.main import assemble  # noqa: PLC0415
 
-    root = get_command(app)
+    root = get_command(assemble())
     for words in set(COMMAND.findall((REPOSITORY / "README.md").read_text(encoding="utf-8"))):
         command = root
         for word in words.split():

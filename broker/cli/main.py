@@ -1,34 +1,53 @@
-"""Assembles `tasklease` from its nouns."""
+"""Assembles `tasklease` from its nouns.
+
+Only the noun that is asked for is imported: the others' libraries would take longer than most commands.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Final
 
 import typer
 
 from broker import __version__
-from broker.cli import audit, catalog, demo, dev, health, instance, serve
-from broker.cli.exec import exec_command
 
-app = typer.Typer(
-    name="tasklease",
-    help="Tasklease: credentials for AI agents that live as long as the task.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(dev.app, name="dev")
-app.add_typer(catalog.app, name="catalog")
-app.add_typer(audit.app, name="audit")
-app.add_typer(instance.app, name="instance")
-app.command("serve")(serve.serve)
-app.command("exec", context_settings={"allow_interspersed_args": False})(exec_command)
-app.command("demo")(demo.demo)
-app.command("health")(health.health)
+_GROUPS: Final = ("dev", "catalog", "workload", "instance", "audit")
+"""Nouns with commands of their own: `app` in the module of that name."""
+
+_COMMANDS: Final = {
+    "serve": "broker.cli.serve:serve",
+    "exec": "broker.cli.exec:exec_command",
+    "demo": "broker.cli.demo:demo",
+    "health": "broker.cli.health:health",
+}
+_NAMES: Final = (*_GROUPS, *_COMMANDS)
 
 
-@app.command()
+def assemble(names: Iterable[str] = _NAMES) -> typer.Typer:
+    """The command line with those nouns, all when none is named."""
+    app = typer.Typer(
+        name="tasklease",
+        help="Tasklease: credentials for AI agents that live as long as the task.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name in names:
+        if name in _GROUPS:
+            app.add_typer(import_module(f"broker.cli.{name}").app, name=name)
+        else:
+            module, _, function = _COMMANDS[name].partition(":")
+            # What follows the words of `exec` is the command's.
+            settings = {"allow_interspersed_args": False} if name == "exec" else None
+            app.command(name, context_settings=settings)(getattr(import_module(module), function))
+    app.command()(version)
+    return app
+
+
 def version() -> None:
     """Print the version."""
     print(__version__)
@@ -36,6 +55,8 @@ def version() -> None:
 
 def main() -> None:
     """Run the command."""
+    asked = sys.argv[1:2]
+    app = assemble(asked) if asked and asked[0] in _NAMES else assemble()
     try:
         app()
     except KeyboardInterrupt:

@@ -15,22 +15,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml.comments import CommentedMap
 
+from broker.config.agent_classes import ATTESTATIONS, AgentClassModel, confused, misplaced
+from broker.config.fields import LONGEST, Duration, Name, Text
 from broker.config.reading import (
     ConfigError,
     Problem,
     line_of,
-    parse_duration,
     plain,
     problems_of,
     read_yaml,
@@ -48,25 +41,10 @@ from broker.domain.catalog import (
     TaskType,
 )
 
-LONGEST: Final = timedelta(hours=24)
 LONGEST_UNREVOCABLE: Final = timedelta(minutes=15)
 
 _PARAMETER_NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
 _LONGEST_PARAMETER: Final = 1024
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")]
-Text = Annotated[str, Field(max_length=500)]
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(parse_duration),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": r"^(?=.)([0-9]{1,4}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?$",
-            "examples": ["90s", "30m", "1h30m"],
-        }
-    ),
-]
 
 
 class _Model(BaseModel):
@@ -162,14 +140,6 @@ class TaskTypeModel(_Model):
         return self
 
 
-class AgentClassModel(_Model):
-    """What the instances of a class may do at most."""
-
-    description: Text = ""
-    task_types: Annotated[list[Name], Field(max_length=200)]
-    max_tasks: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 8
-
-
 def _one(value: object) -> object:
     """`true` and `1.0` equal 1, but are not what is asked for."""
     return value if type(value) is int else None
@@ -188,7 +158,14 @@ _SECTIONS: Final = ("agent_classes", "task_types", "credential_roles")
 _KNOWN_KEYS: Final = sorted(
     {
         key
-        for model in (CatalogModel, AgentClassModel, TaskTypeModel, CredentialRoleModel, DestinationModel)
+        for model in (
+            CatalogModel,
+            AgentClassModel,
+            *ATTESTATIONS,
+            TaskTypeModel,
+            CredentialRoleModel,
+            DestinationModel,
+        )
         for key in model.model_fields
     }
 )
@@ -227,6 +204,9 @@ def load_catalog(path: Path) -> Catalog:
         raise ConfigError(problems)
     problems += _duplicates(models)
     problems += _unresolved(models)
+    classes = [(file, node, model.agent_classes) for file, node, model in models]
+    problems += misplaced(classes)
+    problems += confused(classes)
     if problems:
         raise ConfigError(problems)
     return _catalog([model for _, _, model in models])
@@ -301,6 +281,13 @@ def _catalog(models: list[CatalogModel]) -> Catalog:
             description=model.description,
             task_types=frozenset(model.task_types),
             max_tasks=model.max_tasks,
+            attestation=model.attestation.domain(),
+            id_template=model.spiffe_id,
+            x509_svid_ttl=model.x509_svid_ttl,
+            jwt_svid_ttl=model.jwt_svid_ttl,
+            instances=model.instances,
+            max_instances=model.max_instances,
+            parent=model.parent or "",
         )
         for name, model in _merged(models, "agent_classes").items()
     }

@@ -165,13 +165,19 @@ def problems_of(
     """Pydantic's findings, each with file, line and remedy."""
     found = []
     for item in error.errors(include_url=False, include_input=False):
-        location = [step for step in item["loc"] if step != "[key]"]
+        location = _place(node, [step for step in item["loc"] if step != "[key]"])
         message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         if item["type"] == "extra_forbidden":
             name = str(location[-1])
             message = f"unknown key{suggestion(name, known)}: remove it"
         elif item["type"] == "missing":
             message = "is missing: add it"
+        elif item["type"] == "union_tag_not_found":
+            location.append("kind")
+            message = "is missing: add it"
+        elif item["type"] == "union_tag_invalid":
+            location.append("kind")
+            message = f"give one of {item['ctx']['expected_tags']}"
         elif item["type"] == "value_error" and (about := _ABOUT_FIELD.match(message)):
             location.append(about[1])  # said of several fields together: it stands at the first
             message = about[2]
@@ -184,6 +190,20 @@ def problems_of(
             )
         )
     return found
+
+
+def _place(node: Any, location: Sequence[str | int]) -> list[str | int]:  # noqa: ANN401 - any YAML
+    """The location as the file has it: without the names by which pydantic tells kinds of one thing apart."""
+    place: list[str | int] = []
+    for step in location:
+        if isinstance(node, CommentedMap) and step not in node and node.get("kind") == step:
+            continue
+        place.append(step)
+        try:
+            node = node[step]
+        except (KeyError, IndexError, TypeError):
+            node = None
+    return place
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -106,6 +106,23 @@ class Limits(_Model):
     burst: Annotated[float, Field(ge=4, le=100_000)] = 400
 
 
+class RegistrySettings(_Model):
+    """SPIRE's server, for commands that register instances; the broker itself needs none."""
+
+    server: str | None = None
+    parent: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]+$", max_length=512)] | None = None
+
+    @model_validator(mode="after")
+    def _server(self) -> Self:
+        if self.server is not None and not is_server_address(self.server):
+            message = (
+                "server: give unix:///PATH of the SPIRE server's own socket, or its address and port, such as "
+                "spire.example.org:8081"
+            )
+            raise ValueError(message)
+        return self
+
+
 class LogSettings(_Model):
     """How the broker logs, to standard error."""
 
@@ -125,6 +142,7 @@ class _File(_Model):
     catalog: Path
     operators: Annotated[tuple[OperatorSettings, ...], Field(max_length=_MOST_OPERATORS)] = ()
     limits: Limits = Limits()
+    registry: RegistrySettings = RegistrySettings()
     shutdown_grace: Annotated[Duration, Field(ge=timedelta(), le=timedelta(minutes=10))] = timedelta(
         seconds=10
     )
@@ -184,7 +202,15 @@ def load_settings(path: Path) -> Settings:
     known = sorted(
         {
             key
-            for model in (_File, VaultSettings, StoreSettings, OperatorSettings, Limits, LogSettings)
+            for model in (
+                _File,
+                VaultSettings,
+                StoreSettings,
+                OperatorSettings,
+                Limits,
+                RegistrySettings,
+                LogSettings,
+            )
             for key in model.model_fields
         }
     )
@@ -221,6 +247,11 @@ def _bad_operators(file: _File, own_id: SpiffeId, path: Path, node: CommentedMap
         except InvalidGrantError as error:
             line = line_of(node, ("operators", number, "id"))
             yield Problem(file=str(path), line=line, field=f"operators.{number}.id", what=str(error))
+
+
+def is_server_address(text: str) -> bool:
+    """Whether it is `unix:///PATH`, or a host and a port."""
+    return text.startswith("unix:///") or _is_address(text)
 
 
 def _is_address(text: str) -> bool:

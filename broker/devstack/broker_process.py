@@ -21,7 +21,7 @@ from broker.config.catalog import load_catalog
 from broker.devstack.parts import REPOSITORY
 from broker.devstack.processes import Processes
 from broker.devstack.spire import Spire
-from broker.devstack.state import BROKER_GROUP, BROKER_ID, TRUST_DOMAIN, State
+from broker.devstack.state import BROKER_GROUP, BROKER_ID, NODE_ID, TRUST_DOMAIN, State
 from broker.devstack.vault import Vault
 from broker.devstack.waiting import wait_for
 
@@ -86,6 +86,9 @@ operators: # `spire-server x509 mint` makes SVIDs for them; see docs/operators.m
     roles: [viewer, operator]
   - id: spiffe://{TRUST_DOMAIN}/viewer/
     roles: [viewer]
+registry:
+  server: unix://{self._spire.server_socket}
+  parent: {NODE_ID.removeprefix("spiffe://" + TRUST_DOMAIN)}
 limits:
   calls_per_second_per_instance: 20000
   burst: 20000

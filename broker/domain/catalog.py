@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
+from broker.domain.attestation import DEFAULT_ATTESTATION, Attestation, expand
+
 
 class Classification(StrEnum):
     """How sensitive the data behind a role is, from least to most."""
@@ -99,12 +101,26 @@ class TaskType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentClass:
-    """What the platform team registered: what its instances may do at most."""
+    """What the platform team registered: what its instances may do at most, and how SPIRE knows them."""
 
     name: str
     description: str
     task_types: frozenset[str]
     max_tasks: int
+    attestation: Attestation = DEFAULT_ATTESTATION
+    id_template: str = "/agent/{class}/{instance}"
+    x509_svid_ttl: timedelta = timedelta(minutes=10)
+    jwt_svid_ttl: timedelta = timedelta(minutes=5)
+    instances: tuple[str, ...] = ()
+    """Names of those that are registered ahead; the others come and go as they are launched."""
+
+    max_instances: int = 100
+    parent: str = ""
+    """Path of the SPIFFE ID of the SPIRE agent, or alias of agents, where they run; empty: the installation's."""
+
+    def spiffe_path(self, instance: str) -> str:
+        """The path of an instance's SPIFFE ID: always `/agent/<this class>/<one segment>`."""
+        return expand(self.id_template, agent_class=self.name, instance=instance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from broker import bootstrap
 from broker.adapters.store.sqlite import SqliteStore
 from broker.cli import serve as serve_module
-from broker.cli.main import app
+from broker.cli.main import assemble
 from broker.domain.changes import Append
 from tests.fakes.samples import an_event
 from tests.unit.client.authority import Authority
@@ -29,7 +29,7 @@ from tests.unit.config.texts import CATALOG, SETTINGS, with_line, write
 
 def tasklease(*words: object) -> Result:
     return CliRunner().invoke(
-        app, [str(word) for word in words], env={"SPIFFE_ENDPOINT_SOCKET": "", "COLUMNS": "200"}
+        assemble(), [str(word) for word in words], env={"SPIFFE_ENDPOINT_SOCKET": "", "COLUMNS": "200"}
     )
 
 
@@ -367,7 +367,7 @@ def test_every_command_says_what_it_is_for() -> None:
 
     import typer.main
 
-    for words in commands(typer.main.get_command(app)):
+    for words in commands(typer.main.get_command(assemble())):
         result = tasklease(*words, "--help")
         assert result.exit_code == 0, words
         assert len(result.stdout.split("Usage:")[1].splitlines()) > 3, words

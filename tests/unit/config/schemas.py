@@ -8,12 +8,13 @@ from typing import Any
 
 Schema = Mapping[str, Any]
 
-SAYS_NOTHING = {"$defs", "$schema", "title", "description", "default", "examples"}
+SAYS_NOTHING = {"$defs", "$schema", "title", "description", "default", "examples", "discriminator"}
 TYPES: Mapping[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
     "string": lambda value: isinstance(value, str),
     "boolean": lambda value: isinstance(value, bool),
+    "null": lambda value: value is None,
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
 }
 
@@ -26,7 +27,7 @@ def accepts(schema: Schema, value: Any, root: Schema | None = None) -> bool:
     )
 
 
-def _word(  # noqa: PLR0911 - one a word
+def _word(  # noqa: C901, PLR0911, PLR0912 - one a word
     word: str, said: Any, schema: Schema, value: Any, root: Schema
 ) -> bool:
     match word:
@@ -46,6 +47,12 @@ def _word(  # noqa: PLR0911 - one a word
             return not TYPES["integer"](value) or bool(value <= said)
         case "items":
             return not isinstance(value, list) or all(accepts(said, item, root) for item in value)
+        case "uniqueItems":
+            return not isinstance(value, list) or not said or all(value.count(item) == 1 for item in value)
+        case "anyOf":
+            return any(accepts(part, value, root) for part in said)
+        case "oneOf":
+            return sum(accepts(part, value, root) for part in said) == 1
         case "maxItems":
             return not isinstance(value, list) or len(value) <= said
         case _:

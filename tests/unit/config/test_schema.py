@@ -21,8 +21,39 @@ from tests.unit.config.texts import CATALOG, write
 REPOSITORY = Path(__file__).parents[3]
 SCHEMA = json.loads(json_schema())
 GOOD = json.loads(json.dumps(YAML(typ="safe", pure=True).load(CATALOG)))
+GOOD["agent_classes"] |= {
+    "processes": {
+        "task_types": [],
+        "attestation": {"kind": "unix", "gids": "70000-70999", "user": "agent", "path": "/bin/agent"},
+        "spiffe_id": "/agent/{class}/eu-{instance}",
+        "x509_svid_ttl": "5m",
+        "jwt_svid_ttl": "1m",
+        "instances": 2,
+        "max_instances": 10,
+        "parent": "/spire/agent/x",
+    },
+    "named": {
+        "task_types": [],
+        "attestation": {"kind": "unix", "group": "agent-{instance}"},
+        "instances": ["x"],
+    },
+    "containers": {"task_types": [], "attestation": {"kind": "docker", "label": "a.b", "image": "i:1"}},
+    "pods": {
+        "task_types": [],
+        "attestation": {
+            "kind": "kubernetes",
+            "namespace": "agents",
+            "service_account": "bot",
+            "pod_name": "bot-{instance}",
+            "container": "main",
+        },
+    },
+    "units": {"task_types": [], "attestation": {"kind": "systemd", "unit": "bot@{instance}.service"}},
+}
 ACROSS = re.compile(
-    r"ttl: give 5s|max_ttl: at most|path: no relative|parameters: (a read|give names|.*: (no \*|give at most))|"
+    r"svid_ttl: give 10s|gids: from 1000|: give a text with|gids, group: keep one|attestation: gids|"
+    r"instances: (these are|nothing tells|gids go)|spiffe_id: (give|.* is another)|parent: (no empty|is SPIRE)|"
+    r"would be an instance of|ttl: give 5s|max_ttl: at most|path: no relative|parameters: (a read|give names|.*: (no \*|give at most))|"
     r"revocation: a credential|heartbeat: give 1s|max_duration: give 1s|there is no (task type|credential role)"
 )
 """What is said of several values together, or of what durations mean: a schema cannot."""
@@ -32,10 +63,16 @@ VALUES: st.SearchStrategy[Any] = st.sampled_from(
         "x" * 64, "x" * 65, "x" * 254, "x" * 501, "60s", "1h30m", "5m1s", "1s1m", "99999h", "10", "٣s", "creds/a", "creds/../a",
         "a/", "/a", "*", "postgresql", "generic", "read", "update", "public", "restricted", "revocable", "unrevocable",
         "reconcile", "orders", "a\n", [], ["orders"], ["reconcile"], [1], [None], ["X"], ["a"] * 65, ["a"] * 201, {},
+        "70000-70010", "5-6", "1-2-3", "{instance}", "a-{instance}", "/agent/{class}/{instance}", "/spire/server", "unix",
+        "docker", "kubernetes", "systemd", ["a", "a"], ["a\n"], ["b", "c"], 100_000, 100_001,
+        {"kind": "unix"}, {"kind": "docker"}, {"kind": "kubernetes"}, {"kind": "systemd", "label": "x"},
         {"a": "b"}, {"a": 1}, {"A": {}}, {str(n): "x" for n in range(33)},
     ]
 )  # fmt: skip
 KEYS = (
+    "kind",
+    "gids",
+    "instances",
     "parameters",
     "method",
     "accept_unrevocable",

@@ -1,0 +1,1 @@
+"""Generated from spire/proto/ by `make gen`; nothing here is written by hand."""
