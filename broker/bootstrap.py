@@ -10,9 +10,13 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, Final
 
+import grpc
+
 from broker.adapters.catalog.files import CatalogFiles
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.spire.identity import TrustBundle, WorkloadIdentity
+from broker.adapters.spire.jwt_bundles import JwtBundle, JwtBundles
+from broker.adapters.spire.jwt_verifier import JwtSvidVerifier
 from broker.adapters.spire.tls import server_credentials
 from broker.adapters.spire.verifier import SvidVerifier
 from broker.adapters.store.quarantine import StoredQuarantine
@@ -26,7 +30,7 @@ from broker.adapters.vault.login import VaultLogin
 from broker.config.settings import Settings
 from broker.ports.system import Steps
 from broker.server.credentials import CredentialServicer
-from broker.server.gate import Gate
+from broker.server.gate import Gate, JwtDoor
 from broker.server.rate_limit import RateLimit
 from broker.server.rounds import run_rounds
 from broker.server.serving import GrpcServer
@@ -86,7 +90,7 @@ class _Broker:
     @classmethod
     async def start(cls, settings: Settings, stack: contextlib.AsyncExitStack, steps: Steps) -> _Broker:
         clock, ids, events = SystemClock(), RandomIds(), TaskEvents()
-        catalogs = CatalogFiles(settings.catalog)
+        catalogs = CatalogFiles(settings.catalog, trust_domain=settings.trust_domain)
         store = SqliteStore.open(settings.store.url)
         stack.push_async_callback(store.close)
         quarantine = StoredQuarantine(store)
@@ -164,12 +168,37 @@ class _Broker:
         )
         complete = CompleteTask(store=store, end_task=end_task, clock=clock)
 
-        def own_bundle(trust_domain: str) -> TrustBundle | None:
-            # The catalog's agent classes are those of the broker's own trust domain: who is federated is unlisted (R5).
-            return identity.bundle(trust_domain) if trust_domain == settings.trust_domain else None
+        def is_listed(trust_domain: str) -> bool:
+            # SPIRE federates for many reasons: who has no agent class in the catalog is unlisted (R5).
+            return trust_domain == settings.trust_domain or trust_domain in catalogs.current().trust_domains
 
+        def bundle_of(trust_domain: str) -> TrustBundle | None:
+            return identity.bundle(trust_domain) if is_listed(trust_domain) else None
+
+        jwt_door: JwtDoor | None = None
+        jwt_listen: tuple[str, grpc.ServerCredentials] | None = None
+        if (taken := settings.jwt_svids) is not None:
+            jwt_bundles = JwtBundles(endpoint_socket=settings.endpoint_socket)
+            stack.callback(jwt_bundles.close)
+            await jwt_bundles.start(patience=_FOR_FIRST_SVID)
+
+            def jwt_bundle_of(trust_domain: str) -> JwtBundle | None:
+                return jwt_bundles.bundle(trust_domain) if is_listed(trust_domain) else None
+
+            jwt_door = JwtDoor(
+                verifier=JwtSvidVerifier(
+                    audience=taken.audience,
+                    max_validity=taken.max_validity,
+                    bundle_of=jwt_bundle_of,
+                    quarantine=quarantine,
+                    clock=clock,
+                ),
+                methods=frozenset(f"/broker.api.v1.{method}" for method in taken.methods),
+            )
+            jwt_listen = (taken.listen, server_credentials(identity, demand_certificate=False))
         gate = Gate(
-            verifier=SvidVerifier(bundle_of=own_bundle, quarantine=quarantine, clock=clock),
+            verifier=SvidVerifier(bundle_of=bundle_of, quarantine=quarantine, clock=clock),
+            jwt_door=jwt_door,
             rate_limit=RateLimit(
                 rate=settings.limits.calls_per_second_per_instance, burst=settings.limits.burst
             ),
@@ -205,6 +234,7 @@ class _Broker:
             tls=server_credentials(identity),
             listen=settings.listen,
             health_listen=settings.health_listen,
+            jwt_listen=jwt_listen,
             max_message_bytes=settings.limits.max_message_bytes,
         )
 

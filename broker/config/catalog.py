@@ -47,6 +47,7 @@ from broker.domain.catalog import (
     Revocation,
     TaskType,
 )
+from broker.domain.spiffe import MAX_TRUST_DOMAIN_BYTES
 
 LONGEST: Final = timedelta(hours=24)
 LONGEST_UNREVOCABLE: Final = timedelta(minutes=15)
@@ -56,6 +57,7 @@ _LONGEST_PARAMETER: Final = 1024
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")]
 Text = Annotated[str, Field(max_length=500)]
+TrustDomain = Annotated[str, Field(pattern=r"^[a-z0-9._-]+$", max_length=MAX_TRUST_DOMAIN_BYTES)]
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
@@ -162,6 +164,7 @@ class AgentClassModel(_Model):
     """What the instances of a class may do at most."""
 
     description: Text = ""
+    trust_domain: TrustDomain | None = None
     task_types: Annotated[list[Name], Field(max_length=200)]
     max_tasks: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 8
 
@@ -193,8 +196,13 @@ def json_schema() -> str:
     return json.dumps(schema, indent=2, sort_keys=True) + "\n"
 
 
-def load_catalog(path: Path) -> Catalog:
+def load_catalog(path: Path, *, trust_domain: str | None = None) -> Catalog:
     """Read and check the catalog.
+
+    Args:
+        path: a file, or a folder of them.
+        trust_domain: the broker's own, where classes are that name none. Without it they are nobody's: enough to
+            look at a catalog, not to admit anybody.
 
     Raises:
         ConfigError: everything that is wrong with it.
@@ -218,7 +226,7 @@ def load_catalog(path: Path) -> Catalog:
     problems += _unresolved(models)
     if problems:
         raise ConfigError(problems)
-    return _catalog([model for _, _, model in models])
+    return _catalog([model for _, _, model in models], trust_domain)
 
 
 def catalog_files(path: Path) -> list[Path]:
@@ -278,10 +286,11 @@ def _unresolved(models: list[tuple[Path, CommentedMap, CatalogModel]]) -> list[P
     return problems
 
 
-def _catalog(models: list[CatalogModel]) -> Catalog:
+def _catalog(models: list[CatalogModel], trust_domain: str | None) -> Catalog:
     agent_classes = {
         name: AgentClass(
             name=name,
+            trust_domain=model.trust_domain or trust_domain,
             description=model.description,
             task_types=frozenset(model.task_types),
             max_tasks=model.max_tasks,

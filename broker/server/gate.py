@@ -2,14 +2,18 @@
 
 An interceptor that wraps each handler of the server. Requests are parsed inside, so that bytes which are no
 message are a clear refusal; errors become statuses here and nowhere else; what is unforeseen says nothing but its
-request id (rule R6). Identity is verified for each call anew (rule R4).
+request id (rule R6). Identity is verified for each call anew (rule R4), and again and again while a stream is open.
+
+Who calls is what the connection's certificate says. Only where a connection has none, which mTLS does not let
+through, and only where JWT-SVIDs are taken at all, it is what the one `authorization` says. No header counts beside
+a certificate.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,13 +31,15 @@ from broker.domain.errors import (
     OverloadedError,
     RpcUnknownError,
     ShuttingDownError,
+    SvidInvalidError,
+    SvidMissingError,
 )
 from broker.domain.identifiers import RequestId
 from broker.domain.peer import VerifiedPeer
-from broker.ports.identity import PeerVerifier
+from broker.ports.identity import PeerVerifier, TokenVerifier
 from broker.ports.system import Clock, Ids
 from broker.server.rate_limit import RateLimit
-from broker.server.rpc_table import RPCS, RpcRule
+from broker.server.rpc_table import FOR_INSTANCES, RPCS, RpcRule
 from broker.server.status import internal, status_of
 from broker.usecases.caller import Caller
 
@@ -44,6 +50,17 @@ _Handler = Any
 """A grpc.RpcMethodHandler of an asyncio server; the published types know only the synchronous one."""
 
 _LEAST_TIME_LEFT: Final = timedelta(milliseconds=1)
+_VERIFY_STREAMS_EVERY: Final = timedelta(seconds=1)
+_BEARER: Final = "bearer "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JwtDoor:
+    """What a caller without a certificate may do, with a JWT-SVID."""
+
+    verifier: TokenVerifier
+    methods: frozenset[str]
+    """Full names of RPCs; any other is refused before the token is looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +83,7 @@ def admitted() -> Admitted:
 class Gate(grpc.aio.ServerInterceptor):
     """See the module."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what one call asks
         self,
         *,
         verifier: PeerVerifier,
@@ -74,8 +91,10 @@ class Gate(grpc.aio.ServerInterceptor):
         max_concurrent_calls: int,
         clock: Clock,
         ids: Ids,
+        jwt_door: JwtDoor | None = None,
     ) -> None:
         self._verifier = verifier
+        self._jwt_door = jwt_door
         self._rate_limit = rate_limit
         self._max_concurrent_calls = max_concurrent_calls
         self._clock = clock
@@ -99,10 +118,14 @@ class Gate(grpc.aio.ServerInterceptor):
             raise OverloadedError(text, retry_after=timedelta(seconds=0.2))
         self._under_way += 1
         try:
-            peer = self._verify(context)
+            peer = self._verify(method, rule, context)
             self._rate_limit.take(peer.spiffe_id, rule.cost, self._clock.now())
             caller = Caller(peer=peer, request_id=request_id, time_left=_time_left(context))
-            token = _current.set(Admitted(caller=caller, verify_again=lambda: _ignore(self._verify(context))))
+
+            def verify_again() -> None:
+                self._verify(method, rule, context)
+
+            token = _current.set(Admitted(caller=caller, verify_again=verify_again))
             try:
                 yield
             finally:
@@ -152,7 +175,8 @@ class Gate(grpc.aio.ServerInterceptor):
             request_id = self._ids.request_id()
             try:
                 async with self.admit(method, context, request_id):
-                    async for response in handler.unary_stream(_parse(handler, request), context):
+                    responses = handler.unary_stream(_parse(handler, request), context)
+                    async for response in self._while_welcome(responses):
                         yield response
             except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
                 status = _to_status(error, method, request_id)
@@ -168,7 +192,7 @@ class Gate(grpc.aio.ServerInterceptor):
             try:
                 async with self.admit(method, context, request_id):
                     messages = (_parse(handler, request) async for request in requests)
-                    async for response in handler.stream_stream(messages, context):
+                    async for response in self._while_welcome(handler.stream_stream(messages, context)):
                         yield response
             except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
                 status = _to_status(error, method, request_id)
@@ -187,10 +211,44 @@ class Gate(grpc.aio.ServerInterceptor):
             raise RpcUnknownError
         return rule
 
-    def _verify(self, context: _Context) -> VerifiedPeer:
+    def _verify(self, method: str, rule: RpcRule, context: _Context) -> VerifiedPeer:
         shown = context.auth_context()
         leaf = next(iter(shown.get("x509_pem_cert", ())), None)
+        if leaf is None and self._jwt_door is not None:
+            return self._verify_token(method, rule, context, self._jwt_door)
         return self._verifier.verify(leaf, list(shown.get("x509_pem_cert_chain", ())))
+
+    def _verify_token(self, method: str, rule: RpcRule, context: _Context, door: JwtDoor) -> VerifiedPeer:
+        if method not in door.methods or rule.caller not in FOR_INSTANCES:
+            text = "not an RPC that may be called here with a JWT-SVID"
+            raise RpcUnknownError(text)
+        return door.verifier.verify(_bearer_token(context))
+
+    async def _while_welcome(self, responses: Any) -> AsyncIterator[Any]:  # noqa: ANN401 - of any handler
+        """Pass a stream on for as long as its caller could still make the call: asked before each message, and
+        every second where there is none. A handler that writes its messages by itself has none to pass on."""
+        verify_again = admitted().verify_again
+        writes_itself = asyncio.iscoroutine(responses)
+        step: asyncio.Future[Any] | None = None
+        try:
+            while True:
+                step = step or asyncio.ensure_future(responses if writes_itself else anext(responses))
+                await asyncio.wait({step}, timeout=_VERIFY_STREAMS_EVERY.total_seconds())
+                verify_again()
+                if not step.done():
+                    continue
+                try:
+                    response = step.result()
+                except StopAsyncIteration:
+                    return
+                if writes_itself:
+                    return
+                step = None
+                yield response
+        finally:
+            await _end(step)
+            if isinstance(responses, AsyncGenerator):
+                await responses.aclose()
 
 
 def _parse(handler: _Handler, request: bytes) -> Any:  # noqa: ANN401 - any message
@@ -232,5 +290,24 @@ def _where(error: BaseException) -> str:
     return f"{type(error).__name__} at {place.tb_frame.f_code.co_qualname}:{place.tb_lineno}"
 
 
-def _ignore(_peer: VerifiedPeer) -> None:
-    return None
+def _bearer_token(context: _Context) -> str:
+    """JWT-SVID 5.3: one `authorization`, whose scheme is Bearer."""
+    found = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+    if not found:
+        text = "show a JWT-SVID: authorization: Bearer ..."
+        raise SvidMissingError(text)
+    (value, *more) = found
+    if more or not isinstance(value, str) or value[: len(_BEARER)].lower() != _BEARER:
+        text = "show one JWT-SVID: a single authorization: Bearer ..."
+        raise SvidInvalidError(text)
+    return value[len(_BEARER) :]
+
+
+async def _end(step: asyncio.Future[Any] | None) -> None:
+    """What a stream was waiting for is waited for no more, and its failure is nobody's."""
+    if step is None:
+        return
+    step.cancel()
+    await asyncio.wait({step})
+    if not step.cancelled():
+        step.exception()

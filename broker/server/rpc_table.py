@@ -22,6 +22,10 @@ class CallerKind(StrEnum):
     """The instance that owns the task or lease; anybody else gets NOT_FOUND."""
 
 
+FOR_INSTANCES: Final = frozenset({CallerKind.INSTANCE, CallerKind.OWNER})
+"""Whose RPCs a JWT-SVID may be listed for: whoever else is added to the callers, not by a token."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpcRule:
     """One line of the table."""

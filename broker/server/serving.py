@@ -25,7 +25,8 @@ SERVICES = (
 
 
 class GrpcServer:
-    """The agents' door (mTLS, behind the gate) and, when wanted, a second one on this machine for health alone."""
+    """The agents' door (mTLS, behind the gate); when wanted, one for JWT-SVIDs (TLS, behind the same gate), and one
+    on this machine for health alone."""
 
     def __init__(  # noqa: PLR0913 - the parts of one server
         self,
@@ -37,6 +38,7 @@ class GrpcServer:
         listen: str,
         health_listen: str | None,
         max_message_bytes: int,
+        jwt_listen: tuple[str, grpc.ServerCredentials] | None = None,
     ) -> None:
         self._gate = gate
         self._health = health.aio.HealthServicer()
@@ -61,6 +63,8 @@ class GrpcServer:
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         self.port = self._server.add_secure_port(listen, tls)
+        if jwt_listen is not None:
+            self._server.add_secure_port(*jwt_listen)
         self._health_server: grpc.aio.Server | None = None
         if health_listen is not None:
             self._health_server = grpc.aio.server()
