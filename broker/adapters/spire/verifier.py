@@ -25,7 +25,13 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+from cryptography.x509.verification import (
+    Criticality,
+    ExtensionPolicy,
+    PolicyBuilder,
+    Store,
+    VerificationError,
+)
 
 from broker.adapters.spire.admitting import Admission, Checked
 from broker.adapters.spire.identity import TrustBundle
@@ -41,6 +47,16 @@ _MOST_PEM_BYTES: Final = 16_384
 _MOST_INTERMEDIATES: Final = 8
 _NO_LEAF: Final = "the certificate is not a leaf X.509-SVID"
 _BOTH_SIDES: Final = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
+
+# What cryptography demands by default, less two things that the standard leaves open and that are looked at here:
+# an extended key usage MAY be critical (4.4), and a SAN may be so whether or not there is a subject (3.1).
+# URI name constraints (4.2) are not supported by cryptography: a chain that has one is refused.
+_POLICY: Final = PolicyBuilder().extension_policies(
+    ca_policy=ExtensionPolicy.webpki_defaults_ca(),
+    ee_policy=ExtensionPolicy.webpki_defaults_ee()
+    .may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, None)
+    .require_present(x509.SubjectAlternativeName, Criticality.AGNOSTIC, None),
+)
 
 Extension = TypeVar("Extension", bound=x509.ExtensionType)
 
@@ -95,7 +111,7 @@ def _check(
     # An SVID that is not valid now is still told from one that never was good: by a moment when it was valid.
     moment = now if valid_from <= now < valid_until else valid_until
     intermediates = [x509.load_pem_x509_certificate(pem) for pem in intermediates_pem]
-    verifier = PolicyBuilder().store(Store(list(bundle.authorities))).time(moment).build_client_verifier()
+    verifier = _POLICY.store(Store(list(bundle.authorities))).time(moment).build_client_verifier()
     try:
         chain = verifier.verify(leaf, intermediates).chain
     except (VerificationError, UnsupportedAlgorithm) as error:

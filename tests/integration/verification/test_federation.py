@@ -56,18 +56,18 @@ def test_an_instance_of_a_listed_trust_domain_does_its_work_like_our_own(realms:
 
 
 @pytest.mark.parametrize(
-    ("above", "theirs", "task_type"),
+    ("above", "signer", "task_type"),
     [
-        (f"spiffe://{PARTNER}/agent/invoice-bot", True, "reconcile-invoices"),
-        (f"spiffe://{PARTNER}/agent/unlisted-bot", True, "partner-work"),
-        (OURS.replace("invoice-bot", "partner-bot"), False, "partner-work"),
+        (f"spiffe://{PARTNER}/agent/invoice-bot", "theirs", "reconcile-invoices"),
+        (f"spiffe://{PARTNER}/agent/unlisted-bot", "theirs", "partner-work"),
+        (OURS.replace("invoice-bot", "partner-bot"), "ours", "partner-work"),
     ],
     ids=["our class in their trust domain", "an unlisted class", "their class in our trust domain"],
 )
 def test_a_class_is_one_of_its_own_trust_domain_alone(
-    realms: Realms, above: str, theirs: bool, task_type: str
+    realms: Realms, above: str, signer: str, task_type: str
 ) -> None:
-    with realms.calling(realms.svid(above, by=realms.partner if theirs else None)) as caller:
+    with realms.calling(realms.svid(above, by=realms.partner if signer == "theirs" else None)) as caller:
         answer = caller.call("DeclareTask", declaration(task_type))
     assert refusal(answer) == ("PERMISSION_DENIED", "AGENT_CLASS_UNKNOWN")
 
