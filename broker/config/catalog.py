@@ -62,7 +62,11 @@ Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
     WithJsonSchema(
-        {"type": "string", "pattern": r"^(\d+h)?(\d+m)?(\d+s)?$", "examples": ["90s", "30m", "1h30m"]}
+        {
+            "type": "string",
+            "pattern": r"^(?=.)([0-9]{1,4}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?$",
+            "examples": ["90s", "30m", "1h30m"],
+        }
     ),
 ]
 
@@ -93,7 +97,7 @@ class CredentialRoleModel(_Model):
     ttl: Duration
     max_ttl: Duration
     revocation: Revocation
-    accept_unrevocable: bool = False
+    accept_unrevocable: Annotated[bool, Field(strict=True)] = False
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -146,7 +150,7 @@ class TaskTypeModel(_Model):
     environment: Name
     roles: Annotated[list[Name], Field(max_length=64)] = []
     max_duration: Duration
-    heartbeat: Duration = timedelta(seconds=10)
+    heartbeat: Annotated[Duration, Field(json_schema_extra={"default": "10s"})] = timedelta(seconds=10)
     max_leases: Annotated[int, Field(ge=1, le=500, strict=True)] = 20
 
     @model_validator(mode="after")
@@ -169,10 +173,15 @@ class AgentClassModel(_Model):
     max_tasks: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 8
 
 
+def _one(value: object) -> object:
+    """`true` and `1.0` equal 1, but are not what is asked for."""
+    return value if type(value) is int else None
+
+
 class CatalogModel(_Model):
     """One catalog file. Several files in a folder are taken together."""
 
-    version: Literal[1]
+    version: Annotated[Literal[1], BeforeValidator(_one)]
     agent_classes: dict[Name, AgentClassModel] = {}
     task_types: dict[Name, TaskTypeModel] = {}
     credential_roles: dict[Name, CredentialRoleModel] = {}
@@ -191,6 +200,8 @@ _KNOWN_KEYS: Final = sorted(
 def json_schema() -> str:
     """The catalog's JSON Schema, as it is published."""
     schema = CatalogModel.model_json_schema()
+    for section in _SECTIONS:  # other names are refused
+        schema["properties"][section]["additionalProperties"] = False
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Tasklease catalog"
     return json.dumps(schema, indent=2, sort_keys=True) + "\n"
@@ -235,10 +246,15 @@ def catalog_files(path: Path) -> list[Path]:
     Raises:
         ConfigError: there are none.
     """
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in {".yaml", ".yml"} and file.is_file())
-    else:
-        files = [path] if path.exists() else []
+    try:
+        if path.is_dir():
+            yaml = (file for file in path.iterdir() if file.suffix in {".yaml", ".yml"})
+            files = sorted(file for file in yaml if file.is_file())
+        else:
+            files = [path] if path.exists() else []
+    except OSError as error:
+        what = f"cannot be read: {error.strerror}"
+        raise ConfigError([Problem(file=str(path), line=0, field="", what=what)]) from error
     if not files:
         what = "there is no catalog here: give a .yaml file or a folder of them"
         raise ConfigError([Problem(file=str(path), line=0, field="", what=what)])

@@ -1,12 +1,14 @@
 """YAML files as plain data that remembers its lines, and problems that say where they are.
 
-Bounded: files over 1 MiB, aliases and duplicate keys are refused.
+What always holds: a file says what it seems to say. Anchors, aliases, merges, tags, keys that are no texts and keys
+that stand twice are refused; so are files over 1 MiB and deep nesting, which take long to read.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,9 +20,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, Event, ScalarEvent
 
 _MOST_BYTES: Final = 1 << 20
-_DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_DEEPEST: Final = 20
+_ABOUT_FIELD: Final = re.compile(r"([a-z_]+): (.+)", re.DOTALL)
+_DURATION: Final = re.compile(r"(?:([0-9]{1,4})h)?(?:([0-9]{1,5})m)?(?:([0-9]{1,6})s)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +57,10 @@ def read_yaml(path: Path) -> CommentedMap:
         ConfigError: it cannot be read, is no YAML, or is not a mapping.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise ConfigError([Problem(file=str(path), line=0, field="", what="is not a file: give one")])
+        if about.st_size > _MOST_BYTES:
             raise ConfigError([Problem(file=str(path), line=0, field="", what="larger than 1 MiB: split it")])
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -63,10 +71,8 @@ def read_yaml(path: Path) -> CommentedMap:
     yaml = YAML(typ="rt")
     yaml.allow_duplicate_keys = False
     try:
-        if any(getattr(event, "anchor", None) for event in yaml.parse(text)):
-            what = "anchors and aliases are not taken: write it out"
-            raise ConfigError([Problem(file=str(path), line=0, field="", what=what)])
-        content = yaml.load(text)
+        problems = _tricks(path, yaml.parse(text))
+        content = None if problems else yaml.load(text)
     except DuplicateKeyError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         what = "this key stands twice: keep one"
@@ -77,11 +83,51 @@ def read_yaml(path: Path) -> CommentedMap:
         raise ConfigError([Problem(file=str(path), line=line, field="", what=what)]) from error
     except (YAMLError, ValueError, RecursionError) as error:
         raise ConfigError([Problem(file=str(path), line=0, field="", what="is not YAML")]) from error
+    problems = problems or _odd_keys(path, content)
+    if problems:
+        raise ConfigError(problems)
     if not isinstance(content, CommentedMap):
         raise ConfigError(
             [Problem(file=str(path), line=1, field="", what="must be a mapping of keys to values")]
         )
     return content
+
+
+def _tricks(path: Path, events: Iterable[Event]) -> list[Problem]:
+    """The first thing that makes a file say something else than it seems to, or take long."""
+    depth = 0
+    for event in events:
+        what = ""
+        if getattr(event, "anchor", None):
+            what = "anchors and aliases are not taken: write it out"
+        elif isinstance(event, ScalarEvent) and event.value == "<<" and event.style is None:
+            what = "merges (<<) are not taken: write it out"
+        elif getattr(event, "tag", None):
+            what = "tags (!) are not taken: leave it out"
+        elif isinstance(event, CollectionStartEvent):
+            depth += 1
+            if depth > _DEEPEST:
+                what = f"nested more than {_DEEPEST} deep: nothing here needs that"
+        elif isinstance(event, CollectionEndEvent):
+            depth -= 1
+        if what:
+            return [Problem(file=str(path), line=event.start_mark.line + 1, field="", what=what)]
+    return []
+
+
+def _odd_keys(path: Path, node: object) -> list[Problem]:
+    """Keys that are no texts: `1` and `"1"` would be one and the same further on."""
+    if isinstance(node, CommentedSeq):
+        return [problem for item in node for problem in _odd_keys(path, item)]
+    if not isinstance(node, CommentedMap):
+        return []
+    what = "a key is a text: put it in quotes"
+    odd = [
+        Problem(file=str(path), line=node.lc.key(key)[0] + 1, field=str(key), what=what)
+        for key in node
+        if not isinstance(key, str)
+    ]
+    return odd + [problem for value in node.values() for problem in _odd_keys(path, value)]
 
 
 def plain(node: Any) -> Any:  # noqa: ANN401 - any YAML
@@ -126,6 +172,9 @@ def problems_of(
             message = f"unknown key{suggestion(name, known)}: remove it"
         elif item["type"] == "missing":
             message = "is missing: add it"
+        elif item["type"] == "value_error" and (about := _ABOUT_FIELD.match(message)):
+            location.append(about[1])  # said of several fields together: it stands at the first
+            message = about[2]
         found.append(
             Problem(
                 file=str(file),
@@ -153,7 +202,6 @@ def parse_duration(value: object) -> timedelta:
         return value
     if isinstance(value, str) and value and (parts := _DURATION.fullmatch(value)):
         hours, minutes, seconds = (int(part or 0) for part in parts.groups())
-        if hours < 10_000 and minutes < 100_000 and seconds < 1_000_000:
-            return timedelta(hours=hours, minutes=minutes, seconds=seconds)
+        return timedelta(hours=hours, minutes=minutes, seconds=seconds)
     message = "give a duration such as 90s, 30m or 1h30m"
     raise ValueError(message)

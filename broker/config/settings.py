@@ -51,13 +51,18 @@ class VaultSettings(_Model):
     )
     issue_workers: Annotated[int, Field(ge=1, le=256)] = 16
     revoke_workers: Annotated[int, Field(ge=1, le=256)] = 16
-    allow_plain_http: bool = False
+    allow_plain_http: Annotated[bool, Field(strict=True)] = False
 
     @model_validator(mode="after")
     def _address(self) -> Self:
-        parts = urlsplit(self.address)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/"):
-            message = "address: give a URL such as https://vault.example:8200"
+        message = "address: give a URL such as https://vault.example:8200"
+        try:
+            parts = urlsplit(self.address)
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(message) from error
+        beyond = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
+        if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or beyond:
             raise ValueError(message)
         if parts.scheme == "http" and not self.allow_plain_http and not _is_loopback(parts.hostname):
             message = (
@@ -145,7 +150,7 @@ class _File(_Model):
             message = "listen: give an address and a port, such as 0.0.0.0:8443"
             raise ValueError(message)
         if self.jwt_svids is not None and self.jwt_svids.listen == self.listen:
-            message = "jwt_svids.listen: another one than listen: it asks for no certificate"
+            message = "jwt_svids: listen: give another address than listen, which asks for certificates"
             raise ValueError(message)
         if self.health_listen and not self.health_listen.startswith("unix:"):
             host = self.health_listen.rpartition(":")[0].strip("[]")
@@ -155,7 +160,7 @@ class _File(_Model):
         try:
             own = SpiffeId.parse(self.broker_id or f"spiffe://{self.trust_domain}/tasklease/broker")
         except InvalidSpiffeIdError as error:
-            message = f"trust_domain, broker_id: {error}"
+            message = f"{'broker_id' if self.broker_id else 'trust_domain'}: {error}"
             raise ValueError(message) from error
         if own.trust_domain != self.trust_domain:
             message = "broker_id: is not in trust_domain"

@@ -119,16 +119,17 @@ class Postgres:
         done.touch()
 
     def _end_leftovers(self) -> None:
-        """After a server was killed: wait for its last processes, then take away its lock file.
+        """After a server or an `up` was killed: end its last processes, then take away its lock file.
 
-        Ours are those whose working folder is this data folder; nobody else's can be.
+        Ours are those that work in this data folder, or were started for it (initdb goes on when `up` is gone);
+        nobody else's can be.
         """
         data = self.data
         if not data.exists():
             return
         end = time.monotonic() + 10
         how = signal.SIGTERM
-        while left := _working_in(data):
+        while left := _working_on(data):
             if time.monotonic() > end:
                 how = signal.SIGKILL
             for pid in left:
@@ -176,12 +177,13 @@ class Postgres:
         )  # fmt: skip
 
 
-def _working_in(folder: Path) -> list[int]:
+def _working_on(folder: Path) -> list[int]:
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
-                if (process / "cwd").readlink() == folder:
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                if (process / "cwd").readlink() == folder or os.fsencode(folder) in words:
                     found.append(int(process.name))
             except OSError:  # it ended meanwhile, or is not ours to look at
                 continue

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
-from broker.domain.spiffe import AgentIdentity, SpiffeId
-
 
 class Classification(StrEnum):
     """How sensitive the data behind a role is, from least to most."""
@@ -127,8 +125,7 @@ class Catalog:
         found = frozenset(one.trust_domain for one in self.agent_classes.values() if one.trust_domain)
         object.__setattr__(self, "trust_domains", found)
 
-    def agent_class_of(self, instance: SpiffeId) -> AgentClass | None:
-        """The class that the instance's ID names, in the instance's own trust domain; None when unlisted."""
-        identity = AgentIdentity.of(instance)
-        found = None if identity is None else self.agent_classes.get(identity.agent_class)
-        return found if found is not None and found.trust_domain == instance.trust_domain else None
+    def agent_class(self, trust_domain: str, name: str) -> AgentClass | None:
+        """The class of that name in that trust domain; None when unlisted."""
+        found = self.agent_classes.get(name)
+        return found if found is not None and found.trust_domain == trust_domain else None

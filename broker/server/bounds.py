@@ -1,7 +1,7 @@
 """Requests, bounded: every field of every request is checked here before anything acts on it.
 
-All that is wrong with a request is said at once, each with its field and what to do (BadRequest). What comes out
-is domain types.
+What is wrong with a request is said at once, each with its field and what to do (BadRequest); the first ten, since
+clients take no status of more than 8 KiB. What comes out is domain types.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ MAX_PAGE: Final = 200
 DEFAULT_PAGE: Final = 50
 MAX_TOKEN: Final = 512
 MAX_INCREMENT: Final = timedelta(hours=24)
+_MOST_VIOLATIONS: Final = 10
+_NANOS: Final = 1_000_000_000
 
 _NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
 _IDENTIFIER: Final = re.compile(r"[a-z0-9-]{1,64}")
@@ -65,7 +67,7 @@ class _Problems:
 
     def raise_any(self) -> None:
         if self._violations:
-            raise FieldInvalidError(self._violations)
+            raise FieldInvalidError(self._violations[:_MOST_VIOLATIONS])
 
 
 def task_id(value: str) -> TaskId:
@@ -170,7 +172,7 @@ def listing(request: tasks_pb2.ListTasksRequest) -> tuple[frozenset[TaskState], 
     problems.check(0 <= request.page_size <= MAX_PAGE, "page_size", f"0 to {MAX_PAGE}")
     problems.check(len(request.page_token) <= MAX_TOKEN, "page_token", "give back next_page_token as it was")
     problems.check(
-        len(request.states) <= len(_STATES) and all(state in _STATES for state in request.states),
+        len(set(request.states)) == len(request.states) and _STATES.keys() >= set(request.states),
         "states",
         "ACTIVE, ENDING or ENDED, each once",
     )
@@ -191,6 +193,8 @@ def _time(value: Timestamp, field: str, problems: _Problems) -> datetime | None:
 
 
 def _duration(value: Duration) -> timedelta | None:
+    if abs(value.nanos) >= _NANOS or value.seconds * value.nanos < 0:
+        return None
     try:
         return value.ToTimedelta()
     except (ValueError, OverflowError):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -164,6 +164,8 @@ class Gate(grpc.aio.ServerInterceptor):
             try:
                 async with self.admit(method, context, request_id):
                     return await handler.unary_unary(_parse(handler, request), context)
+            except grpc.aio.AbortError:  # health's Check has answered with a status of its own
+                raise
             except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
                 status = _to_status(error, method, request_id)
             return await context.abort_with_status(status)
@@ -224,31 +226,47 @@ class Gate(grpc.aio.ServerInterceptor):
             raise RpcUnknownError(text)
         return door.verifier.verify(_bearer_token(context))
 
-    async def _while_welcome(self, responses: Any) -> AsyncIterator[Any]:  # noqa: ANN401 - of any handler
-        """Pass a stream on for as long as its caller could still make the call: asked before each message, and
-        every second where there is none. A handler that writes its messages by itself has none to pass on."""
+    async def _while_welcome(
+        self, answers: AsyncIterator[Any] | Coroutine[Any, Any, object]
+    ) -> AsyncIterator[Any]:
+        """Pass a stream on for as long as its caller could still make the call: asked before each answer, and every
+        second where there is none. A coroutine (health's Watch) writes its answers itself, and never ends.
+
+        Raises:
+            ShuttingDownError: the broker is stopping.
+            BrokerError: the caller is no longer who may call.
+        """
         verify_again = admitted().verify_again
-        writes_itself = asyncio.iscoroutine(responses)
         step: asyncio.Future[Any] | None = None
+        stop = asyncio.ensure_future(self.stopping.wait())
         try:
             while True:
-                step = step or asyncio.ensure_future(responses if writes_itself else anext(responses))
-                await asyncio.wait({step}, timeout=_VERIFY_STREAMS_EVERY.total_seconds())
+                if step is None:
+                    step = asyncio.ensure_future(
+                        answers if isinstance(answers, Coroutine) else anext(answers)
+                    )
+                await asyncio.wait(
+                    {step, stop},
+                    timeout=_VERIFY_STREAMS_EVERY.total_seconds(),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
                 verify_again()
                 if not step.done():
+                    if stop.done():
+                        raise ShuttingDownError
                     continue
                 try:
-                    response = step.result()
+                    answer = step.result()
                 except StopAsyncIteration:
                     return
-                if writes_itself:
+                if isinstance(answers, Coroutine):
                     return
                 step = None
-                yield response
+                yield answer
         finally:
-            await _end(step)
-            if isinstance(responses, AsyncGenerator):
-                await responses.aclose()
+            await _give_up(stop, step)
+            if isinstance(answers, AsyncGenerator):
+                await answers.aclose()
 
 
 def _parse(handler: _Handler, request: bytes) -> Any:  # noqa: ANN401 - any message
@@ -303,11 +321,9 @@ def _bearer_token(context: _Context) -> str:
     return value[len(_BEARER) :]
 
 
-async def _end(step: asyncio.Future[Any] | None) -> None:
-    """What a stream was waiting for is waited for no more, and its failure is nobody's."""
-    if step is None:
-        return
-    step.cancel()
-    await asyncio.wait({step})
-    if not step.cancelled():
-        step.exception()
+async def _give_up(*waits: asyncio.Future[Any] | None) -> None:
+    """What a stream waited for is waited for no more; how it ends concerns nobody."""
+    pending = [wait for wait in waits if wait is not None]
+    for wait in pending:
+        wait.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)

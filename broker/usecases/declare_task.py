@@ -114,7 +114,7 @@ class DeclareTask:
             at=now,
         )
         decision = decide(lambda: self._policy.decide_declaration(context, catalog))
-        agent_class = catalog.agent_class_of(caller.peer.spiffe_id)
+        agent_class = catalog.agent_class(caller.peer.spiffe_id.trust_domain, caller.peer.agent_class)
         task_type = catalog.task_types.get(declaration.task_type)
         if not decision.allowed or agent_class is None or task_type is None:
             await self._deny(caller, context, decision, now)

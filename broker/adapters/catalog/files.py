@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 class CatalogFiles:
     """See the module."""
 
-    def __init__(self, path: Path, *, trust_domain: str) -> None:
-        """Read the catalog for the first time; `trust_domain` is the broker's own.
+    def __init__(self, path: Path, *, trust_domain: str | None = None) -> None:
+        """Read the catalog for the first time; `trust_domain` is the broker's own (see load_catalog).
 
         Raises:
             ConfigError: it cannot be used.

@@ -23,7 +23,7 @@ class CatalogBoundsPolicy:
 
     def decide_declaration(self, context: DeclareContext, catalog: Catalog) -> Decision:
         """Allow what the agent class and the task type list; deny everything else."""
-        agent_class = catalog.agent_class_of(context.caller)
+        agent_class = catalog.agent_class(context.caller.trust_domain, context.agent_class)
         if agent_class is None:
             return _deny_class(context.agent_class, context.caller)
         task_type = catalog.task_types.get(context.task_type)
@@ -55,7 +55,7 @@ class CatalogBoundsPolicy:
     def decide_acquisition(self, context: AcquireContext, catalog: Catalog) -> Decision:
         """Allow a role of the declared scope that the catalog, as it is now, still gives the task's type."""
         task = context.task
-        agent_class = catalog.agent_class_of(task.owner)
+        agent_class = catalog.agent_class(task.owner.trust_domain, task.agent_class)
         if agent_class is None:
             return _deny_class(task.agent_class, task.owner)
         task_type = catalog.task_types.get(task.task_type)

@@ -253,10 +253,12 @@ async def test_ctrl_c_on_a_terminal_reaches_the_command_once(tasklease: Exec) ->
 
 
 async def test_stopped_from_outside_both_stop_and_go_on(tasklease: Exec) -> None:
-    process = await tasklease.shell("echo ready; sleep 1; echo done")
+    go_on = tasklease.folder / "go-on"
+    process = await tasklease.shell(f"echo ready; until [ -e '{go_on}' ]; do sleep 0.05; done; echo done")
     (child,) = children_of(process.pid)
     process.send_signal(signal.SIGTSTP)
     await eventually(lambda: state(process.pid) == "T" and state(child) == "T")
+    go_on.touch()
     process.send_signal(signal.SIGCONT)
     code, out, _err = await ended(process)
     assert (code, out) == (0, "done\n")

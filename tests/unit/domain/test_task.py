@@ -1,0 +1,80 @@
+"""The task's state machine, and when a task lapses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.domain.errors import IllegalTransitionError
+from broker.domain.task import EndCause, Task, TaskState
+from tests.fakes.samples import a_task, an_end
+from tests.fakes.system import NOON
+
+Step = Callable[[Task, datetime], Task]
+FIXED = ("task_id", "owner", "agent_class", "task_type", "scope", "environment", "created_at", "deadline")
+
+
+def end(task: Task, at: datetime) -> Task:
+    return task.ending(an_end(EndCause.COMPLETED, at))
+
+
+def revoke(task: Task, at: datetime) -> Task:
+    return task.ending(an_end(EndCause.REVOKED, at))
+
+
+def finish(task: Task, at: datetime) -> Task:
+    return task.finished(at)
+
+
+STEPS = (end, revoke, finish)
+DRAWN: dict[tuple[TaskState, Step], TaskState] = {
+    (TaskState.ACTIVE, end): TaskState.ENDING,
+    (TaskState.ACTIVE, revoke): TaskState.ENDING,
+    (TaskState.ENDING, finish): TaskState.ENDED,
+}
+
+
+@pytest.mark.parametrize("state", TaskState)
+@pytest.mark.parametrize("step", STEPS)
+def test_a_transition_is_as_drawn_or_refused(state: TaskState, step: Step) -> None:
+    task = a_task(state=state)
+    wanted = DRAWN.get((state, step))
+    if wanted is not None:
+        assert step(task, NOON).state is wanted
+        return
+    with pytest.raises(IllegalTransitionError, match=f"{task.task_id}: no transition from {state.value} to "):
+        step(task, NOON)
+
+
+@given(st.lists(st.sampled_from(STEPS), max_size=8))
+def test_along_every_path_nothing_goes_back_and_the_first_end_stays(path: list[Step]) -> None:
+    order = list(TaskState)
+    task, at = a_task(), NOON
+    seen = [task]
+    for step in path:
+        at += timedelta(seconds=1)
+        try:
+            task = step(task, at)
+        except IllegalTransitionError:
+            continue
+        seen.append(task)
+    assert [item.state for item in seen] == order[: len(seen)]
+    for item in seen:
+        assert (item.end is None) == (item.state is TaskState.ACTIVE)
+        assert (item.ended_at is None) == (item.state is not TaskState.ENDED)
+        assert [getattr(item, name) for name in FIXED] == [getattr(seen[0], name) for name in FIXED]
+    assert len({item.end for item in seen[1:]}) <= 1
+
+
+@given(st.integers(0, 7200), st.integers(0, 7200), st.integers(0, 7200))
+def test_a_task_lapses_at_its_deadline_or_without_a_sign_of_life(deadline: int, due: int, now: int) -> None:
+    at = NOON + timedelta(seconds=now)
+    task = a_task(deadline=NOON + timedelta(seconds=deadline), heartbeat_due=NOON + timedelta(seconds=due))
+    wanted = EndCause.DEADLINE if now >= deadline else EndCause.HEARTBEAT_LOST if now >= due else None
+    assert task.lapsed(at) is wanted
+    assert end(task, at).lapsed(at) is None
+    assert finish(end(task, at), at).lapsed(at) is None
