@@ -44,6 +44,7 @@ class Bundle(Protocol):
 
 
 AnyBundle = TypeVar("AnyBundle", bound=Bundle)
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,23 +91,30 @@ class Admission(Generic[AnyBundle]):
     def admit(
         self,
         shown: bytes,
-        name: Callable[[], SpiffeId],
-        check: Callable[[SpiffeId, AnyBundle, datetime], Checked],
+        read: Callable[[], Read],
+        name: Callable[[Read], SpiffeId],
+        check: Callable[[Read, SpiffeId, AnyBundle, datetime], Checked],
     ) -> VerifiedPeer:
         """Return whom `shown` stands for.
 
         Args:
             shown: a digest of everything that the answer depends on.
-            name: reads the SPIFFE ID, when it is not known yet; what it says is not verified.
-            check: verifies, when it is not known yet, that the bundle's authorities signed it.
+            read: takes what was shown apart, when it is not known yet; nothing of it is verified.
+            name: the SPIFFE ID of it.
+            check: verifies that the bundle's authorities signed it, and all that does not depend on the moment.
 
         Raises:
             TrustDomainUnknownError, SvidExpiredError, AgentClassUnknownError, InstanceQuarantinedError: as in
-                ports.identity; and what `name` and `check` raise.
+                ports.identity; and what `read`, `name` and `check` raise.
         """
         now = self._clock.now()
         kept = self._kept.get(shown)
-        spiffe_id = kept.checked.spiffe_id if kept is not None else name()
+        said: Read | None = None
+        if kept is not None:
+            spiffe_id = kept.checked.spiffe_id
+        else:
+            said = read()
+            spiffe_id = name(said)
         bundle = self._bundle_of(spiffe_id.trust_domain)
         if bundle is None:
             text = f"the broker takes nobody of trust domain {spiffe_id.trust_domain}"
@@ -117,7 +125,7 @@ class Admission(Generic[AnyBundle]):
             or not kept.checked.signed_from <= now < kept.checked.signed_until
         ):
             self._kept.pop(shown, None)
-            checked = check(spiffe_id, bundle, now)
+            checked = check(read() if said is None else said, spiffe_id, bundle, now)
             kept = _Kept(checked=checked, bundle_digest=bundle.digest, peer=self._peer(checked))
         if not kept.checked.valid_from <= now < kept.checked.valid_until:
             self._kept.pop(shown, None)
@@ -131,6 +139,10 @@ class Admission(Generic[AnyBundle]):
             text = "the instance is quarantined"
             raise InstanceQuarantinedError(text)
         return kept.peer
+
+    def forget(self) -> None:
+        """Keep nothing of what was found until now."""
+        self._kept.clear()
 
     def _keep(self, shown: bytes, kept: _Kept) -> None:
         if shown not in self._kept:

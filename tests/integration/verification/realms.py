@@ -100,9 +100,9 @@ task_types:
 
     def federate(self, *, hostile: bool = False) -> None:
         """Give our SPIRE the partner's present bundle, and wait until the broker knows it."""
-        bundle = json.loads(self.partner._server("bundle", "show", "-format", "spiffe"))
+        bundle = json.loads(self.partner.bundle())
         if hostile:
-            bundle["keys"] += json.loads(self.imposter._server("bundle", "show", "-format", "spiffe"))["keys"]
+            bundle["keys"] += json.loads(self.imposter.bundle())["keys"]
         file = self._folder / "partner-bundle.json"
         file.write_text(json.dumps(bundle))
         ours = self.stack.spire._server
@@ -147,11 +147,8 @@ task_types:
         self, above: str, *, by: Spire | None = None, audience: str = AUDIENCE, ttl: timedelta = SOON
     ) -> str:
         """A JWT-SVID of a new instance."""
-        minted = (by or self.stack.spire)._server(
-            "jwt", "mint", "-spiffeID", f"{above}/i-{secrets.token_hex(4)}", "-audience", audience,
-            "-ttl", f"{int(ttl.total_seconds())}s",
-        )  # fmt: skip
-        return minted.strip()
+        instance = f"{above}/i-{secrets.token_hex(4)}"
+        return (by or self.stack.spire).mint_jwt(instance, audience=audience, ttl=ttl)
 
     @contextmanager
     def calling_with(self, *authorization: str, address: str = "") -> Iterator[TokenCaller]:

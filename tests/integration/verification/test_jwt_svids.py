@@ -8,6 +8,7 @@ import sqlite3
 import time
 from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 
 import grpc
 import pytest
@@ -26,16 +27,12 @@ from tests.integration.verification.test_federation import declared, lets_in, re
 
 
 def test_a_caller_behind_a_proxy_does_its_work_and_the_audit_trail_says_how_it_was_verified(
-    realms: Realms,
+    realms: Realms, tmp_path: Path
 ) -> None:
-    folder = realms._folder / "proxy"
-    folder.mkdir()
-    realms.stack.spire._server(
-        "x509", "mint", "-spiffeID", f"{OURS}/proxy", "-dns", "tasklease-broker", "-write", str(folder)
+    certificate, key, _bundle = realms.stack.spire.mint(
+        f"{OURS}/proxy", ttl=timedelta(minutes=5), folder=tmp_path, dns_names=["tasklease-broker"]
     )
-    proxy = TerminatingProxy(
-        (folder / "svid.pem", folder / "key.pem"), realms.jwt_address, realms.own_authorities()
-    )
+    proxy = TerminatingProxy((certificate, key), realms.jwt_address, realms.own_authorities())
     token = realms.token(OURS)
     try:
         with realms.calling_with(f"Bearer {token}", address=proxy.address) as caller:
