@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,9 @@ from broker.domain.errors import StoreUnavailableError
 app = typer.Typer(help="Verify and read the audit trail.", no_args_is_help=True)
 
 _BATCH = 1000
+_NO_RECORD = (ValueError, TypeError, OverflowError, RecursionError)
+"""What reading raises of a row that somebody made unreadable."""
+_HEAD = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})")
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="The broker's configuration file.")]
 StoreOption = Annotated[str, typer.Option("--store", help="The store's URL, instead of --config.")]
 
@@ -35,7 +39,7 @@ def verify(
 ) -> None:
     """Walk the hash chain from its first record; exit code 1 with the place of the first fault."""
     expected = _head(head) if head else None
-    result = verify_chain(_records(_open(config, store)), expected=expected)
+    result = verify_chain(_records(*_open(config, store)), expected=expected)
     match result:
         case ChainFault(sequence=sequence, what=what):
             fail(f"the audit trail is NOT intact: record {sequence}: {what}")
@@ -62,7 +66,7 @@ def list_(
     """Show audit records, oldest first."""
     found = [
         record
-        for record in _records(_open(config, store))
+        for record in _records(*_open(config, store))
         if (not task or record.event.task_id == task) and (not kind or record.event.kind == kind)
     ][-limit:]
     if as_json:
@@ -84,34 +88,43 @@ def list_(
         out.print(line)
 
 
-def _open(config: Path | None, store: str) -> SqliteStore:
+def _open(config: Path | None, store: str) -> tuple[SqliteStore, str]:
     try:
         url = store or (load_settings(config).store.url if config else "")
         if not url:
             fail("name the store: --config FILE or --store URL", code=2)
-        return SqliteStore.open(url, read_only=True)
+        return SqliteStore.open(url, read_only=True), url
     except (ConfigError, FileNotFoundError, ValueError) as error:
         fail(str(error), code=2)
 
 
-def _records(store: SqliteStore) -> Iterator[AuditRecord]:
-    after = 0
+def _records(store: SqliteStore, url: str) -> Iterator[AuditRecord]:
+    after, batch = 0, _BATCH
     with asyncio.Runner() as runner:
         try:
-            while records := runner.run(store.audit_records(after, _BATCH)):
+            while True:
+                try:
+                    records = runner.run(store.audit_records(after, batch))
+                except _NO_RECORD:
+                    if batch == 1:
+                        fail(f"the audit trail is NOT intact: record {after + 1}: cannot be read")
+                    batch = 1  # one of the batch: which?
+                    continue
+                if not records:
+                    return
                 yield from records
                 after = records[-1].sequence
-        except StoreUnavailableError as error:
-            fail(str(error))
+        except StoreUnavailableError:
+            fail(f"{url} cannot be read: is it a store of Tasklease's?")
         finally:
             runner.run(store.close())
 
 
 def _head(text: str) -> ChainHead:
-    sequence, _, digest = text.partition(":")
-    if not sequence.isdigit() or len(digest) != 64:
+    match = _HEAD.fullmatch(text)
+    if match is None:
         fail("--head: give SEQUENCE:HASH as `audit verify` printed it", code=2)
-    return ChainHead(sequence=int(sequence), hash=digest)
+    return ChainHead(sequence=int(match[1]), hash=match[2])
 
 
 def _plain(record: AuditRecord) -> dict[str, object]:

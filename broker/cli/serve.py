@@ -12,12 +12,13 @@ import uvloop
 from broker import bootstrap
 from broker.adapters.spire.identity import NoIdentityError
 from broker.adapters.store.migrating import SchemaVersionError
-from broker.adapters.store.sqlite import StoreInUseError
+from broker.adapters.store.sqlite import StoreInUseError, StoreUnusableError
 from broker.adapters.system.steps import KillAtStep
 from broker.cli.output import fail
 from broker.config.reading import ConfigError
 from broker.config.settings import load_settings
 from broker.logs import set_up_logging
+from broker.server.serving import CannotListenError
 
 
 def serve(
@@ -36,5 +37,14 @@ def serve(
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold secrets (rule R6)
         set_up_logging(style=settings.log.format, level=settings.log.level)
         uvloop.run(bootstrap.serve(settings, steps=steps))
-    except (ConfigError, NoIdentityError, StoreInUseError, SchemaVersionError, ValueError) as error:
+    except (
+        CannotListenError,
+        ConfigError,
+        NoIdentityError,
+        OSError,
+        SchemaVersionError,
+        StoreInUseError,
+        StoreUnusableError,
+        ValueError,
+    ) as error:
         fail(str(error), code=2)

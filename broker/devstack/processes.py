@@ -95,6 +95,7 @@ class Processes:
             )
         self._write(name, process.pid, made_of)
         # Reaped here if it dies while we live; by init if it outlives us.
+        _reap()
         with _lock:
             _children[process.pid] = process
         return Running(name=name, pid=process.pid)
@@ -131,10 +132,10 @@ class Processes:
     def _gone(self, process: Running, patience: float) -> bool:
         end = time.monotonic() + patience
         while self.running(process.name) is not None:
-            _reap(process.pid)
             if time.monotonic() > end:
                 return False
             time.sleep(0.02)
+        _reap()
         return True
 
     def _mark(self, name: str) -> str:
@@ -168,10 +169,10 @@ def start_time(pid: int) -> str | None:
     return stat.started if stat is not None else None
 
 
-def _reap(pid: int) -> None:
+def _reap() -> None:
+    """Take the exit codes of those that have ended, so that no zombies are left."""
     with _lock:
-        child = _children.get(pid)
-        if child is not None and child.poll() is not None:
+        for pid in [pid for pid, child in _children.items() if child.poll() is not None]:
             del _children[pid]
 
 

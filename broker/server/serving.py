@@ -18,6 +18,11 @@ from broker.server.tasks import TaskServicer
 
 logger = logging.getLogger(__name__)
 
+
+class CannotListenError(Exception):
+    """An address cannot be listened on; says which."""
+
+
 SERVICES = (
     tasks_pb2.DESCRIPTOR.services_by_name["TaskService"].full_name,
     credentials_pb2.DESCRIPTOR.services_by_name["CredentialService"].full_name,
@@ -64,6 +69,7 @@ class GrpcServer:
                 ("grpc.max_send_message_length", max_message_bytes * 4),
                 ("grpc.max_metadata_size", 16_384),
                 ("grpc.so_reuseport", 0),
+                ("grpc.max_concurrent_streams", 256),  # of one connection
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
@@ -77,14 +83,25 @@ class GrpcServer:
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
-        self.port = self._server.add_secure_port(listen, tls)
+        self.port = self._secure_port("listen", listen, tls)
         if jwt_listen is not None:
-            self._server.add_secure_port(*jwt_listen)
+            self._secure_port("jwt_svids.listen", *jwt_listen)
         self._health_server: grpc.aio.Server | None = None
         if health_listen is not None:
             self._health_server = grpc.aio.server()
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
-            self._health_server.add_insecure_port(health_listen)
+            try:
+                self._health_server.add_insecure_port(health_listen)
+            except RuntimeError as error:
+                message = f"health_listen: {health_listen} cannot be listened on: is it taken?"
+                raise CannotListenError(message) from error
+
+    def _secure_port(self, setting: str, address: str, tls: grpc.ServerCredentials) -> int:
+        try:
+            return self._server.add_secure_port(address, tls)
+        except RuntimeError as error:
+            message = f"{setting}: {address} cannot be listened on: is the port taken, or the address another machine's?"
+            raise CannotListenError(message) from error
 
     async def start(self) -> None:
         """Accept connections; say that it is not ready until `ready` is called."""

@@ -21,8 +21,8 @@ def record(message: str) -> logging.LogRecord:
     try:
         fail()
     except RuntimeError:
-        trouble = sys.exc_info()
-    return logging.LogRecord("broker.test", logging.ERROR, __file__, 1, message, (), trouble)
+        return logging.LogRecord("broker.test", logging.ERROR, __file__, 1, message, (), sys.exc_info())
+    pytest.fail("nothing was raised")
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])

@@ -17,6 +17,7 @@ DO $$ BEGIN
 END $$;
 COMMIT;
 BEGIN;
--- A session that was just starting was not to be seen above. Its role is gone now: it can do nothing, and ends.
+-- A session that was just starting was not to be seen above. Its role is gone now, and its rights with it. It ends here,
+-- or, if it is not to be seen even now, with the next revocation.
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE usesysid IS NOT NULL AND usename IS NULL;

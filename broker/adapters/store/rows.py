@@ -138,21 +138,33 @@ def audit_row(record: AuditRecord) -> Mapping[str, Any]:
 
 
 def audit_of(row: Row) -> AuditRecord:
-    """A row as a record, exactly as stored: whether it is genuine is for `verify_chain` to say."""
+    """A row as a record, exactly as stored: whether it is genuine is for `verify_chain` to say.
+
+    Raises:
+        ValueError, TypeError, OverflowError: the row holds no record at all; only tampering makes such a one.
+    """
     return AuditRecord(
         sequence=row["sequence"],
-        previous_hash=row["previous_hash"],
-        hash=row["hash"],
+        previous_hash=_text(row["previous_hash"]),
+        hash=_text(row["hash"]),
         event=AuditEvent(
-            kind=row["kind"],
+            kind=_text(row["kind"]),
             at=_time(row["at"]),
-            actor=row["actor"],
-            task_id=row["task_id"],
-            lease_id=row["lease_id"],
-            request_id=row["request_id"],
-            facts=json.loads(row["facts"]),
+            actor=_text(row["actor"]),
+            task_id=_text(row["task_id"]),
+            lease_id=_text(row["lease_id"]),
+            request_id=_text(row["request_id"]),
+            facts=json.loads(_text(row["facts"])),
         ),
     )
+
+
+def _text(value: object) -> str:
+    """SQLite takes bytes in a text column; nothing of ours writes them."""
+    if not isinstance(value, str):
+        message = "not a text"
+        raise TypeError(message)
+    return value
 
 
 def _time(microseconds: int) -> datetime:

@@ -28,7 +28,7 @@ from typing import IO, Any, Final, TypeVar
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from broker.adapters.store import reading, writing
@@ -53,6 +53,10 @@ Result = TypeVar("Result")
 
 class StoreInUseError(Exception):
     """Another process writes this file."""
+
+
+class StoreUnusableError(Exception):
+    """The file cannot be made, or is not a store; says which and why."""
 
 
 @dataclass(slots=True)
@@ -84,6 +88,7 @@ class SqliteStore:
 
         Raises:
             StoreInUseError: another process writes it.
+            StoreUnusableError: it cannot be made, or is no database.
             SchemaVersionError: it was written by a newer version.
             FileNotFoundError: read-only, and there is no such file.
             ValueError: the URL names no file of SQLite's.
@@ -103,14 +108,12 @@ class SqliteStore:
                 message = f"there is no store at {path}"
                 raise FileNotFoundError(message)
         else:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = _lock(path)
             try:
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-                _prepare(path)
-            except BaseException:
-                lock.close()
-                raise
+                lock = _made(path)
+            except (OSError, SQLAlchemyError) as error:
+                why = error.strerror if isinstance(error, OSError) else getattr(error, "orig", None)
+                message = f"the store at {path} cannot be used: {why or type(error).__name__}"
+                raise StoreUnusableError(message) from error
         return cls(path=path, lock=lock)
 
     async def commit(self, changes: Sequence[Change]) -> None:
@@ -314,6 +317,19 @@ def _prepare(path: Path) -> None:
         migrate(engine)
     finally:
         engine.dispose()
+
+
+def _made(path: Path) -> IO[bytes]:
+    """Make and migrate the file; return the lock on it."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = _lock(path)
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        _prepare(path)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
 
 
 def _lock(path: Path) -> IO[bytes]:

@@ -45,6 +45,7 @@ class Exec:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            process_group=0,  # as a shell starts it: a stop signal means nothing in a group that nobody could continue
         )
         self._started.append(process)
         return process

@@ -136,6 +136,11 @@ def test_whatever_is_changed_in_a_good_file_it_is_read_or_a_problem(
             )
 
 
+def test_much_beside_each_other_is_not_deep(tmp_path: Path) -> None:
+    file = write(tmp_path, "".join(f"key-{number}: {{a: [1, 2]}}\n" for number in range(200)))
+    assert len(read_yaml(file)) == 200
+
+
 def test_values_come_out_plain(tmp_path: Path) -> None:
     file = write(tmp_path, "a: [1, 1.5, true, null, 'x', \"y\", 0x10, yes]\nb:\n  c: |\n    text\n")
     content = plain(read_yaml(file))

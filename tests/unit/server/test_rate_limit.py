@@ -58,6 +58,13 @@ def test_refused_calls_cost_nothing() -> None:
     limit.take(OWNER, 1, NOON + timedelta(seconds=1))
 
 
+def test_a_clock_that_goes_back_brings_nothing() -> None:
+    limit = RateLimit(rate=1, burst=4)
+    limit.take(OWNER, 4, NOON)
+    with pytest.raises(RateLimitedError):
+        limit.take(OWNER, 1, NOON - timedelta(hours=1))
+
+
 def test_instances_do_not_share() -> None:
     limit = RateLimit(rate=1, burst=4)
     limit.take(OWNER, 4, NOON)
