@@ -9,7 +9,7 @@ READY := .venv/.ready
 PYTEST_ARGS ?=
 PYTHON_FOLDERS = $(wildcard broker tests bench tools)
 
-.PHONY: help setup demo test test-unit check gen baseline bench images dev-up dev-status dev-down lock clean
+.PHONY: help setup demo test test-unit check gen baseline fuzz bench images dev-up dev-status dev-down lock clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-11s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ gen: $(READY) ## Generate Python from proto/ and spire/proto/, and the catalog's
 
 baseline: $(READY) ## Accept the wire as it is now: later breaking changes are measured against it
 	@$(BIN)/buf build --exclude-source-info -o proto/baseline.binpb
+
+fuzz: $(READY) ## Fuzz the parser and the verifiers with new inputs (FUZZ_SECONDS=60 for each property)
+	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(BIN)/python -m pytest tests/unit/spire/test_fuzzing.py --timeout=0 $(PYTEST_ARGS)
 
 bench: $(READY) ## Measure acquire and complete against Vault and PostgreSQL directly
 	@$(BIN)/python -m bench.run

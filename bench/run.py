@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import acquire, complete, figures, registry, where
+from bench import acquire, complete, figures, registry, verify, where
 from bench.stack import measured
 from broker.devstack.parts import REPOSITORY
 
@@ -20,6 +20,7 @@ TARGETS = {
     "complete.refused_p99_s_20": ("under", 1.0),
     "registry.apply_1000_ratio": ("at most", 1.5),
     "registry.again_1000_ratio": ("at most", 1.5),
+    "verify.p50_ms": ("under", 0.3),
 }
 
 
@@ -33,6 +34,8 @@ async def run(console: Console, scale: float) -> dict[str, float]:
         parts, rows = await where.where_it_goes(stack, stack.folder, runs=_at_least(200 * scale))
         found |= parts
         figures.show(console, "one acquire, one client: medians", ["part", "time"], rows)
+        console.print("verifying the caller")
+        found |= await verify.a_call(stack, stack.folder / "verify", runs=_at_least(3000 * scale))
         console.print("acquire, 16 clients")
         found |= await acquire.many_clients(stack, clients=16, each=20, rounds=_at_least(5 * scale))
         for leases, runs in ((1, 100), (20, 100)):
@@ -92,6 +95,15 @@ def report(console: Console, found: dict[str, float]) -> None:
                 f"{found[f'registry.{key}_1000_ratio']:.2f}",
             ]
             for key, what in (("apply", "none there yet"), ("again", "all there already"))
+        ],
+    )
+    figures.show(
+        console,
+        f"verifying the caller, medians of {found['verify.runs']:.0f} calls",
+        ["", "seen before", "for the first time"],
+        [
+            [what, *(f"{found[f'verify.{name}p50_ms']:.3f} ms" for name in names)]
+            for what, names in (("X.509-SVID", ("", "cold_")), ("JWT-SVID", ("jwt_", "jwt_cold_")))
         ],
     )
     for key, (how, target) in TARGETS.items():

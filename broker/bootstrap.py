@@ -13,6 +13,8 @@ from typing import Any, Final
 from broker.adapters.catalog.files import CatalogFiles
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.spire.identity import TrustBundle, WorkloadIdentity
+from broker.adapters.spire.jwt_bundles import JwtBundle, JwtBundles
+from broker.adapters.spire.jwt_verifier import JwtSvidVerifier
 from broker.adapters.spire.tls import server_credentials
 from broker.adapters.spire.verifier import SvidVerifier
 from broker.adapters.store.quarantine import StoredQuarantine
@@ -24,9 +26,10 @@ from broker.adapters.vault.connection import VaultConnection
 from broker.adapters.vault.issuer import VaultCredentialIssuer
 from broker.adapters.vault.login import VaultLogin
 from broker.config.settings import Settings
-from broker.ports.system import Steps
+from broker.ports.identity import Quarantine
+from broker.ports.system import Clock, Steps
 from broker.server.credentials import CredentialServicer
-from broker.server.gate import Gate
+from broker.server.gate import Gate, JwtDoor
 from broker.server.quarantines import QuarantineServicer
 from broker.server.rate_limit import RateLimit
 from broker.server.rounds import run_rounds
@@ -90,7 +93,7 @@ class _Broker:
     @classmethod
     async def start(cls, settings: Settings, stack: contextlib.AsyncExitStack, steps: Steps) -> _Broker:
         clock, ids, events = SystemClock(), RandomIds(), TaskEvents()
-        catalogs = CatalogFiles(settings.catalog)
+        catalogs = CatalogFiles(settings.catalog, trust_domain=settings.trust_domain)
         store = SqliteStore.open(settings.store.url)
         stack.push_async_callback(store.close)
         quarantine = StoredQuarantine(store)
@@ -168,10 +171,19 @@ class _Broker:
         )
         complete = CompleteTask(store=store, end_task=end_task, clock=clock)
 
-        def own_bundle(trust_domain: str) -> TrustBundle | None:
-            # The catalog's agent classes are those of the broker's own trust domain: who is federated is unlisted (R5).
-            return identity.bundle(trust_domain) if trust_domain == settings.trust_domain else None
+        def is_listed(trust_domain: str) -> bool:
+            # SPIRE federates for many reasons: who has no agent class in the catalog is unlisted (R5).
+            return trust_domain == settings.trust_domain or trust_domain in catalogs.current().trust_domains
 
+        def bundle_of(trust_domain: str) -> TrustBundle | None:
+            return identity.bundle(trust_domain) if is_listed(trust_domain) else None
+
+        jwt_door = await _jwt_door(settings, stack, is_listed, quarantine, clock)
+        jwt_listen = (
+            (settings.jwt_svids.listen, server_credentials(identity, demand_certificate=False))
+            if settings.jwt_svids is not None
+            else None
+        )
         end_quarantined = EndQuarantined(
             store=store, end_task=end_task, revoke_leases=revoke_leases, clock=clock, actor=settings.own_id
         )
@@ -184,7 +196,8 @@ class _Broker:
             steps=steps,
         )
         gate = Gate(
-            verifier=SvidVerifier(bundle_of=own_bundle, quarantine=quarantine, clock=clock),
+            verifier=SvidVerifier(bundle_of=bundle_of, quarantine=quarantine, clock=clock),
+            jwt_door=jwt_door,
             operators=settings.who_operates(),
             record_refusal=RecordRefusal(store=store, clock=clock),
             rate_limit=RateLimit(
@@ -223,6 +236,7 @@ class _Broker:
             tls=server_credentials(identity),
             listen=settings.listen,
             health_listen=settings.health_listen,
+            jwt_listen=jwt_listen,
             max_message_bytes=settings.limits.max_message_bytes,
         )
 
@@ -257,6 +271,36 @@ class _Broker:
             new.write_text(f"{host}:{server.port}\n")
             new.replace(settings.address_file)
         return cls(server, [acquire.drain, complete.drain, quarantine_instances.drain, revoke_leases.drain])
+
+
+async def _jwt_door(
+    settings: Settings,
+    stack: contextlib.AsyncExitStack,
+    is_listed: Callable[[str], bool],
+    quarantine: Quarantine,
+    clock: Clock,
+) -> JwtDoor | None:
+    """The second way in, where the settings want one."""
+    taken = settings.jwt_svids
+    if taken is None:
+        return None
+    bundles = JwtBundles(endpoint_socket=settings.endpoint_socket)
+    stack.callback(bundles.close)
+    await bundles.start(patience=_FOR_FIRST_SVID)
+
+    def bundle_of(trust_domain: str) -> JwtBundle | None:
+        return bundles.bundle(trust_domain) if is_listed(trust_domain) else None
+
+    return JwtDoor(
+        verifier=JwtSvidVerifier(
+            audience=taken.audience,
+            max_validity=taken.max_validity,
+            bundle_of=bundle_of,
+            quarantine=quarantine,
+            clock=clock,
+        ),
+        methods=frozenset(f"/broker.api.v1.{method}" for method in taken.methods),
+    )
 
 
 async def _cancel(work: list[asyncio.Task[None]]) -> None:

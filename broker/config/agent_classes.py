@@ -24,7 +24,7 @@ from pydantic import (
 )
 from ruamel.yaml.comments import CommentedMap
 
-from broker.config.fields import LONGEST, NAME, Duration, Name, Text
+from broker.config.fields import LONGEST, NAME, Duration, Name, Text, TrustDomain
 from broker.config.reading import Problem, line_of
 from broker.domain.attestation import (
     DOCKER_LABEL,
@@ -219,6 +219,7 @@ class AgentClassModel(_Model):
     """What the instances of a class may do at most, and how SPIRE knows them."""
 
     description: Text = ""
+    trust_domain: TrustDomain | None = None
     task_types: Annotated[list[Name], Field(max_length=200)]
     max_tasks: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 8
     attestation: Annotated[AttestationModel, Field(json_schema_extra={"default": {"kind": "unix"}})] = (
@@ -234,6 +235,12 @@ class AgentClassModel(_Model):
     @model_validator(mode="after")
     def _room(self) -> Self:
         many = len(self.instances)
+        if many and self.trust_domain is not None:
+            message = (
+                "instances: those of another trust domain are registered there: leave them out, or trust_domain if it "
+                "is the broker's own"
+            )
+            raise ValueError(message)
         if many > self.max_instances:
             message = f"instances: these are {many}, max_instances allows {self.max_instances}: raise it"
             raise ValueError(message)

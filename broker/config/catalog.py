@@ -181,8 +181,13 @@ def json_schema() -> str:
     return json.dumps(schema, indent=2, sort_keys=True) + "\n"
 
 
-def load_catalog(path: Path) -> Catalog:
+def load_catalog(path: Path, *, trust_domain: str | None = None) -> Catalog:
     """Read and check the catalog.
+
+    Args:
+        path: a file, or a folder of them.
+        trust_domain: the broker's own, where classes are that name none. Without it they are nobody's: enough to
+            look at a catalog, not to admit anybody.
 
     Raises:
         ConfigError: everything that is wrong with it.
@@ -209,7 +214,7 @@ def load_catalog(path: Path) -> Catalog:
     problems += confused(classes)
     if problems:
         raise ConfigError(problems)
-    return _catalog([model for _, _, model in models])
+    return _catalog([model for _, _, model in models], trust_domain)
 
 
 def catalog_files(path: Path) -> list[Path]:
@@ -274,10 +279,11 @@ def _unresolved(models: list[tuple[Path, CommentedMap, CatalogModel]]) -> list[P
     return problems
 
 
-def _catalog(models: list[CatalogModel]) -> Catalog:
+def _catalog(models: list[CatalogModel], trust_domain: str | None) -> Catalog:
     agent_classes = {
         name: AgentClass(
             name=name,
+            trust_domain=model.trust_domain or trust_domain,
             description=model.description,
             task_types=frozenset(model.task_types),
             max_tasks=model.max_tasks,

@@ -130,6 +130,38 @@ class LogSettings(_Model):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+JwtMethod = Literal[
+    "TaskService/DeclareTask",
+    "TaskService/GetTask",
+    "TaskService/ListTasks",
+    "TaskService/Heartbeat",
+    "TaskService/AttachTask",
+    "TaskService/CompleteTask",
+    "CredentialService/AcquireCredential",
+    "CredentialService/RenewCredential",
+    "CredentialService/ReleaseCredential",
+]
+"""What may be listed for JWT-SVIDs: RPCs of instances. What operators do is never among them."""
+
+
+class JwtSvidSettings(_Model):
+    """Where callers without a certificate may show a JWT-SVID instead, and what they may do then."""
+
+    audience: Annotated[str, Field(min_length=1, max_length=255)]
+    listen: str
+    methods: Annotated[frozenset[JwtMethod], Field(min_length=1)]
+    max_validity: Annotated[Duration, Field(ge=timedelta(seconds=10), le=timedelta(hours=1))] = timedelta(
+        minutes=10
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not _is_address(self.listen):
+            message = "listen: give an address and a port, such as 0.0.0.0:8445"
+            raise ValueError(message)
+        return self
+
+
 class _File(_Model):
     trust_domain: str
     listen: str = "127.0.0.1:8443"
@@ -137,6 +169,7 @@ class _File(_Model):
     health_listen: str | None = None
     broker_id: str | None = None
     spiffe_endpoint_socket: str | None = None
+    jwt_svids: JwtSvidSettings | None = None
     vault: VaultSettings
     store: StoreSettings = StoreSettings()
     catalog: Path
@@ -152,6 +185,9 @@ class _File(_Model):
     def _check(self) -> Self:
         if not _is_address(self.listen):
             message = "listen: give an address and a port, such as 0.0.0.0:8443"
+            raise ValueError(message)
+        if self.jwt_svids is not None and self.jwt_svids.listen == self.listen:
+            message = "jwt_svids: listen: give another address than listen, which asks for certificates"
             raise ValueError(message)
         if self.health_listen and not self.health_listen.startswith("unix:"):
             host = self.health_listen.rpartition(":")[0].strip("[]")
@@ -204,6 +240,7 @@ def load_settings(path: Path) -> Settings:
             key
             for model in (
                 _File,
+                JwtSvidSettings,
                 VaultSettings,
                 StoreSettings,
                 OperatorSettings,

@@ -196,12 +196,25 @@ class Spire:
         """Delete the entry of that id."""
         self._server("entry", "delete", "-entryID", entry_id)
 
-    def mint(self, spiffe_id: str, *, ttl: timedelta, folder: Path) -> tuple[Path, Path, Path]:
+    def mint(
+        self, spiffe_id: str, *, ttl: timedelta, folder: Path, dns_names: Sequence[str] = ()
+    ) -> tuple[Path, Path, Path]:
         """Have the server sign an SVID without attestation, for tests: paths of SVID, key and bundle (PEM)."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         seconds = f"{int(ttl.total_seconds())}s"
-        self._server("x509", "mint", "-spiffeID", spiffe_id, "-ttl", seconds, "-write", str(folder))
+        names = [word for name in dns_names for word in ("-dns", name)]
+        self._server("x509", "mint", "-spiffeID", spiffe_id, "-ttl", seconds, "-write", str(folder), *names)
         return folder / "svid.pem", folder / "key.pem", folder / "bundle.pem"
+
+    def mint_jwt(self, spiffe_id: str, *, audience: str, ttl: timedelta) -> str:
+        """Have the server sign a JWT-SVID without attestation, for tests."""
+        seconds = f"{int(ttl.total_seconds())}s"
+        minted = self._server("jwt", "mint", "-spiffeID", spiffe_id, "-audience", audience, "-ttl", seconds)
+        return minted.strip()
+
+    def bundle(self) -> str:
+        """The trust domain's bundle as SPIFFE writes it: a JWKS with the authorities of both kinds of SVID."""
+        return self._server("bundle", "show", "-format", "spiffe")
 
     def _entries(self, *arguments: str) -> list[str]:
         shown = json.loads(self._server("entry", "show", *arguments, "-output", "json"))

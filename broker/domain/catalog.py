@@ -7,7 +7,7 @@ Unlisted means refused (rule R5): look-ups return None and the caller denies.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
@@ -104,6 +104,9 @@ class AgentClass:
     """What the platform team registered: what its instances may do at most, and how SPIRE knows them."""
 
     name: str
+    trust_domain: str | None
+    """Where its instances are: they alone are of this class. None, where it was not said whose catalog this is,
+    stands for the broker's own and is nobody's."""
     description: str
     task_types: frozenset[str]
     max_tasks: int
@@ -131,3 +134,14 @@ class Catalog:
     task_types: Mapping[str, TaskType]
     credential_roles: Mapping[str, CredentialRole]
     digest: str
+    trust_domains: frozenset[str] = field(init=False)
+    """Those that have a class."""
+
+    def __post_init__(self) -> None:
+        found = frozenset(one.trust_domain for one in self.agent_classes.values() if one.trust_domain)
+        object.__setattr__(self, "trust_domains", found)
+
+    def agent_class(self, trust_domain: str, name: str) -> AgentClass | None:
+        """The class of that name in that trust domain; None when unlisted."""
+        found = self.agent_classes.get(name)
+        return found if found is not None and found.trust_domain == trust_domain else None

@@ -59,13 +59,13 @@ class UnauthenticatedError(BrokerError):
 
 
 class SvidMissingError(UnauthenticatedError):
-    """No X.509-SVID on the connection."""
+    """No X.509-SVID on the connection, and no JWT-SVID where one is taken instead."""
 
     reason = "SVID_MISSING"
 
 
 class SvidInvalidError(UnauthenticatedError):
-    """The certificate is not a valid X.509-SVID of its own trust domain."""
+    """Not a valid SVID of its own trust domain."""
 
     reason = "SVID_INVALID"
 
@@ -77,7 +77,7 @@ class SvidExpiredError(UnauthenticatedError):
 
 
 class TrustDomainUnknownError(UnauthenticatedError):
-    """No bundle for the SVID's trust domain."""
+    """No bundle for the SVID's trust domain, or no agent class of it in the catalog."""
 
     reason = "TRUST_DOMAIN_UNKNOWN"
 
@@ -341,5 +341,5 @@ class RpcUnknownError(BrokerError):
 
     reason = "RPC_UNKNOWN"
 
-    def __init__(self) -> None:
-        super().__init__("no such RPC")
+    def __init__(self, text: str = "no such RPC") -> None:
+        super().__init__(text)

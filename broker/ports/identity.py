@@ -20,7 +20,7 @@ class PeerVerifier(Protocol):
             SvidMissingError: there is no leaf.
             SvidInvalidError: not an X.509-SVID, or not of its trust domain's authority.
             SvidExpiredError: not valid at this moment.
-            TrustDomainUnknownError: no bundle for its trust domain.
+            TrustDomainUnknownError: its trust domain has no bundle here, or no agent class in the catalog.
             AgentClassUnknownError: a valid SVID that does not name an agent instance.
             InstanceQuarantinedError: quarantined.
         """
@@ -31,6 +31,20 @@ class PeerVerifier(Protocol):
 
         Raises:
             UnauthenticatedError: as `verify`.
+        """
+        ...
+
+
+class TokenVerifier(Protocol):
+    """Turns the token of a call into a verified peer, per call (rule R4)."""
+
+    def verify(self, token: str) -> VerifiedPeer:
+        """Verify the JWT-SVID against its own trust domain's bundle, now.
+
+        Raises:
+            SvidInvalidError: not a JWT-SVID for this broker, or not of its trust domain's authority.
+            SvidExpiredError, TrustDomainUnknownError, AgentClassUnknownError, InstanceQuarantinedError: as for a
+                certificate.
         """
         ...
 

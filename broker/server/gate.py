@@ -2,7 +2,11 @@
 
 An interceptor that wraps each handler of the server. Requests are parsed inside, so that bytes which are no
 message are a clear refusal; errors become statuses here and nowhere else; what is unforeseen says nothing but its
-request id (rule R6). Identity is verified for each call anew (rule R4).
+request id (rule R6). Identity is verified for each call anew (rule R4), and again and again while a stream is open.
+
+Who calls is what the connection's certificate says. Only where a connection has none, which mTLS does not let
+through, and only where JWT-SVIDs are taken at all, it is what the one `authorization` says. No header counts beside
+a certificate.
 
 Agents and operators are told apart by the line of the RPC table, never by what the caller says: an RPC for operators
 takes no agent instance, and one for agents no operator. Operators have room of their own, so that agents which fill
@@ -14,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -36,16 +40,18 @@ from broker.domain.errors import (
     OverloadedError,
     RpcUnknownError,
     ShuttingDownError,
+    SvidInvalidError,
+    SvidMissingError,
     UnauthenticatedError,
     UnavailableError,
 )
 from broker.domain.identifiers import RequestId
 from broker.domain.operators import OperatorRole, Operators
 from broker.domain.peer import VerifiedIdentity, VerifiedOperator, VerifiedPeer
-from broker.ports.identity import PeerVerifier
+from broker.ports.identity import PeerVerifier, TokenVerifier
 from broker.ports.system import Clock, Ids
 from broker.server.rate_limit import RateLimit
-from broker.server.rpc_table import RPCS, CallerKind, RpcRule
+from broker.server.rpc_table import FOR_INSTANCES, RPCS, CallerKind, RpcRule
 from broker.server.status import internal, status_of
 from broker.usecases.caller import Caller, OperatorCaller
 from broker.usecases.record_refusal import RecordRefusal
@@ -61,6 +67,17 @@ _Handler = Any
 _LEAST_TIME_LEFT: Final = timedelta(milliseconds=1)
 _MOST_OPERATORS_CALLS: Final = 32
 """Calls of operators under way at once, beside those of everybody else."""
+_VERIFY_STREAMS_EVERY: Final = timedelta(seconds=1)
+_BEARER: Final = "bearer "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JwtDoor:
+    """What a caller without a certificate may do, with a JWT-SVID."""
+
+    verifier: TokenVerifier
+    methods: frozenset[str]
+    """Full names of RPCs; any other is refused before the token is looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +106,7 @@ def admitted_operator() -> OperatorCaller:
 class Gate(grpc.aio.ServerInterceptor):
     """See the module."""
 
-    def __init__(  # noqa: PLR0913 - what one gate asks
+    def __init__(  # noqa: PLR0913 - what one call asks
         self,
         *,
         verifier: PeerVerifier,
@@ -99,10 +116,12 @@ class Gate(grpc.aio.ServerInterceptor):
         max_concurrent_calls: int,
         clock: Clock,
         ids: Ids,
+        jwt_door: JwtDoor | None = None,
     ) -> None:
         self._verifier = verifier
         self._operators = operators
         self._record_refusal = record_refusal
+        self._jwt_door = jwt_door
         self._rate_limit = rate_limit
         self._max_concurrent_calls = max_concurrent_calls
         self._clock = clock
@@ -133,10 +152,14 @@ class Gate(grpc.aio.ServerInterceptor):
             raise OverloadedError(_FULL, retry_after=_FULL_FOR)
         self._under_way += 1
         try:
-            peer = self._verify(context)
+            peer = self._verify(method, rule, context)
             self._rate_limit.take(peer.spiffe_id, rule.cost, self._clock.now())
             caller = Caller(peer=peer, request_id=request_id, time_left=_time_left(context))
-            token = _current.set(Admitted(caller=caller, verify_again=lambda: _ignore(self._verify(context))))
+
+            def verify_again() -> None:
+                self._verify(method, rule, context)
+
+            token = _current.set(Admitted(caller=caller, verify_again=verify_again))
             try:
                 yield
             finally:
@@ -213,14 +236,9 @@ class Gate(grpc.aio.ServerInterceptor):
             request_id = self._ids.request_id()
             try:
                 async with self.admit(method, context, request_id):
-                    answers = handler.unary_stream(_parse(handler, request), context)
-                    if isinstance(
-                        answers, Coroutine
-                    ):  # health's Watch: writes its answers itself, and never ends
-                        await self._until_stopping(answers)
-                    else:
-                        async for response in answers:
-                            yield response
+                    responses = handler.unary_stream(_parse(handler, request), context)
+                    async for response in self._while_welcome(responses):
+                        yield response
             except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
                 status = _to_status(error, method, request_id)
             else:
@@ -235,7 +253,7 @@ class Gate(grpc.aio.ServerInterceptor):
             try:
                 async with self.admit(method, context, request_id):
                     messages = (_parse(handler, request) async for request in requests)
-                    async for response in handler.stream_stream(messages, context):
+                    async for response in self._while_welcome(handler.stream_stream(messages, context)):
                         yield response
             except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
                 status = _to_status(error, method, request_id)
@@ -244,19 +262,6 @@ class Gate(grpc.aio.ServerInterceptor):
             await context.abort_with_status(status)
 
         return behave
-
-    async def _until_stopping(self, answers: Coroutine[Any, Any, object]) -> None:
-        work = asyncio.ensure_future(answers)
-        stop = asyncio.ensure_future(self.stopping.wait())
-        try:
-            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise ShuttingDownError
-            work.result()
-        finally:
-            work.cancel()
-            stop.cancel()
-            await asyncio.gather(work, stop, return_exceptions=True)
 
     async def _unknown(self, _request: bytes, context: _Context) -> None:
         await context.abort_with_status(status_of(RpcUnknownError(), self._ids.request_id()))
@@ -295,11 +300,62 @@ class Gate(grpc.aio.ServerInterceptor):
             raise RpcUnknownError
         return rule
 
-    def _verify(self, context: _Context) -> VerifiedPeer:
-        return self._verifier.verify(*_shown(context))
+    def _verify(self, method: str, rule: RpcRule, context: _Context) -> VerifiedPeer:
+        leaf, intermediates = _shown(context)
+        if leaf is None and self._jwt_door is not None:
+            return self._verify_token(method, rule, context, self._jwt_door)
+        return self._verifier.verify(leaf, intermediates)
 
     def _identify(self, context: _Context) -> VerifiedIdentity:
         return self._verifier.identify(*_shown(context))
+
+    def _verify_token(self, method: str, rule: RpcRule, context: _Context, door: JwtDoor) -> VerifiedPeer:
+        if method not in door.methods or rule.caller not in FOR_INSTANCES:
+            text = "not an RPC that may be called here with a JWT-SVID"
+            raise RpcUnknownError(text)
+        return door.verifier.verify(_bearer_token(context))
+
+    async def _while_welcome(
+        self, answers: AsyncIterator[Any] | Coroutine[Any, Any, object]
+    ) -> AsyncIterator[Any]:
+        """Pass a stream on for as long as its caller could still make the call: asked before each answer, and every
+        second where there is none. A coroutine (health's Watch) writes its answers itself, and never ends.
+
+        Raises:
+            ShuttingDownError: the broker is stopping.
+            BrokerError: the caller is no longer who may call.
+        """
+        verify_again = admitted().verify_again
+        step: asyncio.Future[Any] | None = None
+        stop = asyncio.ensure_future(self.stopping.wait())
+        try:
+            while True:
+                if step is None:
+                    step = asyncio.ensure_future(
+                        answers if isinstance(answers, Coroutine) else anext(answers)
+                    )
+                await asyncio.wait(
+                    {step, stop},
+                    timeout=_VERIFY_STREAMS_EVERY.total_seconds(),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                verify_again()
+                if not step.done():
+                    if stop.done():
+                        raise ShuttingDownError
+                    continue
+                try:
+                    answer = step.result()
+                except StopAsyncIteration:
+                    return
+                if isinstance(answers, Coroutine):
+                    return
+                step = None
+                yield answer
+        finally:
+            await _give_up(stop, step)
+            if isinstance(answers, AsyncGenerator):
+                await answers.aclose()
 
 
 def _shown(context: _Context) -> tuple[bytes | None, list[bytes]]:
@@ -364,5 +420,22 @@ def _where(error: BaseException) -> str:
     return f"{type(error).__name__} at {place.tb_frame.f_code.co_qualname}:{place.tb_lineno}"
 
 
-def _ignore(_peer: VerifiedPeer) -> None:
-    return None
+def _bearer_token(context: _Context) -> str:
+    """JWT-SVID 5.3: one `authorization`, whose scheme is Bearer."""
+    found = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+    if not found:
+        text = "show a JWT-SVID: authorization: Bearer ..."
+        raise SvidMissingError(text)
+    (value, *more) = found
+    if more or not isinstance(value, str) or value[: len(_BEARER)].lower() != _BEARER:
+        text = "show one JWT-SVID: a single authorization: Bearer ..."
+        raise SvidInvalidError(text)
+    return value[len(_BEARER) :]
+
+
+async def _give_up(*waits: asyncio.Future[Any] | None) -> None:
+    """What a stream waited for is waited for no more; how it ends concerns nobody."""
+    pending = [wait for wait in waits if wait is not None]
+    for wait in pending:
+        wait.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)

@@ -26,6 +26,10 @@ class CallerKind(StrEnum):
     """An operator of the settings with one of the line's roles; never an agent instance."""
 
 
+FOR_INSTANCES: Final = frozenset({CallerKind.INSTANCE, CallerKind.OWNER})
+"""Whose RPCs a JWT-SVID may be listed for: whoever else is added to the callers, not by a token."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpcRule:
     """One line of the table."""

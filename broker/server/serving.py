@@ -54,7 +54,8 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # the library h
 
 
 class GrpcServer:
-    """The agents' and operators' door (mTLS, behind the gate) and, when wanted, a second one on this machine for health alone."""
+    """The agents' and operators' door (mTLS, behind the gate); when wanted, one for JWT-SVIDs (TLS, behind the same
+    gate), and one on this machine for health alone."""
 
     def __init__(  # noqa: PLR0913 - the parts of one server
         self,
@@ -67,6 +68,7 @@ class GrpcServer:
         listen: str,
         health_listen: str | None,
         max_message_bytes: int,
+        jwt_listen: tuple[str, grpc.ServerCredentials] | None = None,
     ) -> None:
         self._gate = gate
         self._health = _Health()
@@ -92,11 +94,9 @@ class GrpcServer:
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
-        try:
-            self.port = self._server.add_secure_port(listen, tls)
-        except RuntimeError as error:
-            message = f"listen: {listen} cannot be listened on: is the port taken, or the address another machine's?"
-            raise CannotListenError(message) from error
+        self.port = self._secure_port("listen", listen, tls)
+        if jwt_listen is not None:
+            self._secure_port("jwt_svids.listen", *jwt_listen)
         self._health_server: grpc.aio.Server | None = None
         if health_listen is not None:
             self._health_server = grpc.aio.server()
@@ -106,6 +106,13 @@ class GrpcServer:
             except RuntimeError as error:
                 message = f"health_listen: {health_listen} cannot be listened on: is it taken?"
                 raise CannotListenError(message) from error
+
+    def _secure_port(self, setting: str, address: str, tls: grpc.ServerCredentials) -> int:
+        try:
+            return self._server.add_secure_port(address, tls)
+        except RuntimeError as error:
+            message = f"{setting}: {address} cannot be listened on: is the port taken, or the address another machine's?"
+            raise CannotListenError(message) from error
 
     async def start(self) -> None:
         """Accept connections; say that it is not ready until `ready` is called."""

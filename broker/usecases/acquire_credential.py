@@ -245,7 +245,12 @@ class AcquireCredential:
             actor=str(caller.peer.spiffe_id),
             task_id=context.task.task_id,
             request_id=caller.request_id,
-            facts={**as_facts(context), "reason": decision.reason, "policies": list(decision.policies)},
+            facts={
+                **as_facts(context),
+                **caller.peer.as_facts(),
+                "reason": decision.reason,
+                "policies": list(decision.policies),
+            },
         )
         await self._store.commit([Append(event=event)])
         refuse(decision)
@@ -271,7 +276,7 @@ class AcquireCredential:
                 "policies": list(decision.policies),
                 "catalog": catalog.digest,
                 "accessor": lease.accessor,
-                "svid_sha256": caller.peer.leaf_sha256,
+                **caller.peer.as_facts(),
             },
         )
         try:
@@ -333,6 +338,7 @@ class AcquireCredential:
                 "vault_lease_id": credential.vault_lease_id,
                 "ttl_seconds": int(credential.ttl.total_seconds()),
                 "fields": sorted(credential.secret),
+                **caller.peer.as_facts(),
             },
         )
         change = IssueLease(

@@ -38,7 +38,13 @@ class CompleteTask:
         await own_task(self._store, caller.peer, task_id)
         end = TaskEnd(cause=EndCause.COMPLETED, at=self._clock.now(), outcome=outcome, reason=reason)
         work = asyncio.create_task(
-            self._end_task(task_id, end, actor=str(caller.peer.spiffe_id), request_id=caller.request_id),
+            self._end_task(
+                task_id,
+                end,
+                actor=str(caller.peer.spiffe_id),
+                request_id=caller.request_id,
+                verified=caller.peer.as_facts(),
+            ),
             name="complete",
         )
         self._background.add(work)

@@ -115,7 +115,7 @@ class DeclareTask:
             at=now,
         )
         decision = decide(lambda: self._policy.decide_declaration(context, catalog))
-        agent_class = catalog.agent_classes.get(caller.peer.agent_class)
+        agent_class = catalog.agent_class(caller.peer.spiffe_id.trust_domain, caller.peer.agent_class)
         task_type = catalog.task_types.get(declaration.task_type)
         if not decision.allowed or agent_class is None or task_type is None:
             await self._deny(caller, context, decision, now)
@@ -156,7 +156,7 @@ class DeclareTask:
                                 "fingerprint": task.fingerprint.hex(),
                                 "policies": list(decision.policies),
                                 "catalog": catalog.digest,
-                                "svid_sha256": caller.peer.leaf_sha256,
+                                **caller.peer.as_facts(),
                             },
                         )
                     ),
@@ -201,6 +201,7 @@ class DeclareTask:
                         request_id=caller.request_id,
                         facts={
                             **as_facts(context),
+                            **caller.peer.as_facts(),
                             "reason": decision.reason,
                             "policies": list(decision.policies),
                         },

@@ -10,6 +10,8 @@ Ending twice is harmless: the first cause and outcome stay, and what is left to 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.changes import Append
@@ -46,8 +48,23 @@ class EndTask:
         self._events = events
         self._steps = steps
 
-    async def begin(self, task_id: TaskId, end: TaskEnd, *, actor: str, request_id: str = "") -> bool:
+    async def begin(
+        self,
+        task_id: TaskId,
+        end: TaskEnd,
+        *,
+        actor: str,
+        request_id: str = "",
+        verified: Mapping[str, object] = MappingProxyType({}),
+    ) -> bool:
         """E1. Returns False when the task was ending or had ended before.
+
+        Args:
+            task_id: which.
+            end: why.
+            actor: whose doing it is.
+            request_id: the call in which they did it.
+            verified: for the audit record: how they were verified.
 
         Raises:
             StoreUnavailableError: not durable; the task goes on as it was.
@@ -62,6 +79,7 @@ class EndTask:
                 "cause": end.cause.value,
                 "outcome": end.outcome.value if end.outcome else "",
                 "reason": end.reason,
+                **verified,
             },
         )
         try:
@@ -75,12 +93,18 @@ class EndTask:
         return True
 
     async def __call__(
-        self, task_id: TaskId, end: TaskEnd, *, actor: str, request_id: str = ""
+        self,
+        task_id: TaskId,
+        end: TaskEnd,
+        *,
+        actor: str,
+        request_id: str = "",
+        verified: Mapping[str, object] = MappingProxyType({}),
     ) -> Task | None:
         """E1 to E3, tried once. Returns the task as it is then: ended, or ending while a backend is away.
 
         Raises:
             StoreUnavailableError: the store.
         """
-        await self.begin(task_id, end, actor=actor, request_id=request_id)
+        await self.begin(task_id, end, actor=actor, request_id=request_id, verified=verified)
         return await self._revoke_leases.drive(task_id)

@@ -40,7 +40,7 @@ class ReleaseCredential:
             task_id=lease.task_id,
             lease_id=lease_id,
             request_id=caller.request_id,
-            facts={"role": lease.role, "cause": RevokeCause.RELEASED.value},
+            facts={"role": lease.role, "cause": RevokeCause.RELEASED.value, **caller.peer.as_facts()},
         )
         change = RevokeLeaseChange(lease_id=lease_id, cause=RevokeCause.RELEASED, at=now)
         with suppress(ConflictError):  # being revoked, or final

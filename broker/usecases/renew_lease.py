@@ -67,7 +67,7 @@ class RenewLease:
             task_id=lease.task_id,
             lease_id=lease.lease_id,
             request_id=caller.request_id,
-            facts={"role": lease.role},
+            facts={"role": lease.role, **caller.peer.as_facts()},
         )
         return await self._renew(lease, increment, [Append(event=event)], caller.patience(self._timeout))
 

@@ -20,7 +20,7 @@ from broker.domain.catalog import (
 )
 from broker.domain.identifiers import LeaseId, RequestId, TaskId, TokenAccessor
 from broker.domain.lease import Lease
-from broker.domain.peer import VerifiedPeer
+from broker.domain.peer import SvidKind, VerifiedPeer
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import EndCause, Scope, Task, TaskEnd
 from broker.usecases.caller import Caller
@@ -75,6 +75,7 @@ def a_catalog(
         agent_classes={
             "invoice-bot": AgentClass(
                 name="invoice-bot",
+                trust_domain=OWNER.trust_domain,
                 description="",
                 task_types=frozenset({task_type.name}),
                 max_tasks=max_tasks,
@@ -94,7 +95,8 @@ def a_caller(owner: SpiffeId = OWNER, *, time_left: timedelta | None = None) -> 
             agent_class=agent_class,
             instance=instance,
             svid_expires_at=NOON + timedelta(hours=1),
-            leaf_sha256="ab" * 32,
+            verified_by=SvidKind.X509,
+            svid_sha256="ab" * 32,
         ),
         request_id=RequestId("req-1"),
         time_left=time_left,

@@ -20,15 +20,16 @@ logger = logging.getLogger(__name__)
 class CatalogFiles:
     """See the module."""
 
-    def __init__(self, path: Path) -> None:
-        """Read the catalog for the first time.
+    def __init__(self, path: Path, *, trust_domain: str | None = None) -> None:
+        """Read the catalog for the first time; `trust_domain` is the broker's own (see load_catalog).
 
         Raises:
             ConfigError: it cannot be used.
         """
         self._path = path
+        self._trust_domain = trust_domain
         self._seen = _fingerprint(path)
-        self._catalog = load_catalog(path)
+        self._catalog = load_catalog(path, trust_domain=trust_domain)
 
     def current(self) -> Catalog:
         """The newest catalog that could be used."""
@@ -41,7 +42,7 @@ class CatalogFiles:
             return False
         self._seen = seen
         try:
-            catalog = await asyncio.to_thread(load_catalog, self._path)
+            catalog = await asyncio.to_thread(load_catalog, self._path, trust_domain=self._trust_domain)
         except ConfigError as error:
             logger.error(
                 "the changed catalog is REFUSED, the one before it stays (%s):\n%s",

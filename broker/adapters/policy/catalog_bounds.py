@@ -15,6 +15,7 @@ from broker.domain.errors import (
     RoleNotAllowedError,
     TaskTypeNotAllowedError,
 )
+from broker.domain.spiffe import SpiffeId
 
 
 class CatalogBoundsPolicy:
@@ -22,9 +23,9 @@ class CatalogBoundsPolicy:
 
     def decide_declaration(self, context: DeclareContext, catalog: Catalog) -> Decision:
         """Allow what the agent class and the task type list; deny everything else."""
-        agent_class = catalog.agent_classes.get(context.agent_class)
+        agent_class = catalog.agent_class(context.caller.trust_domain, context.agent_class)
         if agent_class is None:
-            return _deny_class(context.agent_class)
+            return _deny_class(context.agent_class, context.caller)
         task_type = catalog.task_types.get(context.task_type)
         if task_type is None or task_type.name not in agent_class.task_types:
             return _deny(
@@ -54,9 +55,9 @@ class CatalogBoundsPolicy:
     def decide_acquisition(self, context: AcquireContext, catalog: Catalog) -> Decision:
         """Allow a role of the declared scope that the catalog, as it is now, still gives the task's type."""
         task = context.task
-        agent_class = catalog.agent_classes.get(task.agent_class)
+        agent_class = catalog.agent_class(task.owner.trust_domain, task.agent_class)
         if agent_class is None:
-            return _deny_class(task.agent_class)
+            return _deny_class(task.agent_class, task.owner)
         task_type = catalog.task_types.get(task.task_type)
         if task_type is None or task_type.name not in agent_class.task_types:
             return _deny(
@@ -89,9 +90,11 @@ def _allow(*policies: str) -> Decision:
     return Decision(verdict=Verdict.ALLOW, policies=tuple(f"catalog:{policy}" for policy in policies))
 
 
-def _deny_class(name: str) -> Decision:
+def _deny_class(name: str, instance: SpiffeId) -> Decision:
     return _deny(
-        f"agent-class/{name}", AgentClassUnknownError.reason, f"the catalog has no agent class {name!r}"
+        f"agent-class/{name}",
+        AgentClassUnknownError.reason,
+        f"the catalog has no agent class {name!r} in trust domain {instance.trust_domain}",
     )
 
 

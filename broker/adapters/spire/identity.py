@@ -1,8 +1,7 @@
 """The broker's own SVIDs and the trust bundles, from SPIRE's Workload API through the `spiffe` package.
 
-The package is synchronous and has threads of its own; it closes a source for good on errors that it holds for
-final. Here a source is supervised: when it dies, another one is opened, with backoff, for as long as the broker
-lives. What always holds: readers get the newest that was ever received, without waiting.
+The source is supervised for as long as the broker lives (supervising.py). What always holds: readers get the newest
+that was ever received, without waiting.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,14 +19,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from spiffe import SpiffeId as PackageSpiffeId
 from spiffe import WorkloadApiClient, X509Source, X509Svid
 
+from broker.adapters.spire import supervising
+from broker.adapters.spire.supervising import Supervised
 from broker.domain.secret import Secret
 from broker.domain.spiffe import SpiffeId
 
 logger = logging.getLogger(__name__)
 
-_FIRST_PAUSE: Final = 0.5
-_LONGEST_PAUSE: Final = 10.0
-_CHECK_EVERY: Final = 1.0
 _JWT_TIMEOUT: Final = 5.0
 
 
@@ -69,10 +66,15 @@ class WorkloadIdentity:
         self._svid: OwnSvid | None = None
         self._bundles: Mapping[str, TrustBundle] = {}
         self._version = 0
-        self._ready = threading.Event()
-        self._stop = threading.Event()
-        self._trouble = "SPIRE's Workload API has not answered yet"
-        self._thread = threading.Thread(target=self._supervise, name="workload-identity", daemon=True)
+        self._source = Supervised(
+            "workload-identity",
+            lambda: X509Source(
+                socket_path=endpoint_socket,
+                timeout_in_seconds=supervising.LONGEST_PAUSE,
+                svid_picker=self._own_among,
+            ),
+            self._take,
+        )
 
     async def start(self, *, patience: timedelta) -> None:
         """Open the source and wait for the first SVID.
@@ -80,10 +82,9 @@ class WorkloadIdentity:
         Raises:
             NoIdentityError: there was none in time, or it is somebody else's.
         """
-        self._thread.start()
-        if not await asyncio.to_thread(self._ready.wait, patience.total_seconds()):
+        if not await self._source.start(patience=patience):
             message = (
-                f"no X.509-SVID from {self._socket} after {patience.total_seconds():.0f} s: {self._trouble}. "
+                f"no X.509-SVID from {self._socket} after {patience.total_seconds():.0f} s: {self._source.trouble}. "
                 "Is the SPIRE agent running, and does an entry with this process's selectors exist?"
             )
             raise NoIdentityError(message)
@@ -100,7 +101,7 @@ class WorkloadIdentity:
             NoIdentityError: there was never one.
         """
         if self._svid is None:
-            raise NoIdentityError(self._trouble)
+            raise NoIdentityError(self._source.trouble)
         return self._svid
 
     @property
@@ -130,9 +131,7 @@ class WorkloadIdentity:
 
     def close(self) -> None:
         """Stop the source."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
+        self._source.close()
 
     def _fetch_jwt_svid(self, audience: str) -> Secret:
         try:
@@ -143,27 +142,6 @@ class WorkloadIdentity:
         except Exception as error:  # the package lets KeyError and others through
             message = f"no JWT-SVID for {audience}: {type(error).__name__}"
             raise NoIdentityError(message) from error
-
-    def _supervise(self) -> None:
-        pause = _FIRST_PAUSE
-        while not self._stop.is_set():
-            try:
-                with X509Source(
-                    socket_path=self._socket, timeout_in_seconds=_LONGEST_PAUSE, svid_picker=self._own_among
-                ) as source:
-                    changed = threading.Event()
-                    source.subscribe_for_updates(changed.set)
-                    self._take(source)
-                    pause = _FIRST_PAUSE
-                    while not self._stop.is_set() and not source.is_closed():
-                        if changed.wait(_CHECK_EVERY):
-                            changed.clear()
-                            self._take(source)
-            except Exception as error:  # noqa: BLE001 - whatever it was, another source is opened
-                self._trouble = f"{type(error).__name__}: {error}"
-                logger.warning("the X.509 source ended (%s); opening another", self._trouble)
-            self._stop.wait(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _own_among(self, svids: Sequence[X509Svid]) -> X509Svid:
         """The broker's own, where several entries match this process; `start` refuses any other."""
@@ -191,8 +169,6 @@ class WorkloadIdentity:
             expires_at=svid.leaf.not_valid_after_utc.astimezone(UTC),
         )
         self._version += 1
-        if not self._ready.is_set():
-            self._ready.set()
         logger.info("X.509-SVID valid until %s, %d bundles", self._svid.expires_at.isoformat(), len(bundles))
 
 

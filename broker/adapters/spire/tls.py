@@ -1,4 +1,4 @@
-"""mTLS for the gRPC server, with an SVID that rotates without a restart.
+"""TLS for the gRPC server, with an SVID that rotates without a restart: mTLS, or the server's side alone.
 
 gRPC asks for credentials at each new connection, on a thread of its own. If asking raised, it would go on with the
 old ones; so it never raises here: it answers with new ones, or with None for "as before". The roots are those of
@@ -17,8 +17,14 @@ from broker.adapters.spire.identity import WorkloadIdentity
 logger = logging.getLogger(__name__)
 
 
-def server_credentials(identity: WorkloadIdentity) -> grpc.ServerCredentials:
-    """Credentials that follow `identity`, and that demand a client certificate."""
+def server_credentials(
+    identity: WorkloadIdentity, *, demand_certificate: bool = True
+) -> grpc.ServerCredentials:
+    """Credentials that follow `identity`.
+
+    Without `demand_certificate` none is asked for, and one that a client has all the same is not seen: a connection
+    with a certificate is always one whose key was shown.
+    """
     served = -1
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:
@@ -38,7 +44,7 @@ def server_credentials(identity: WorkloadIdentity) -> grpc.ServerCredentials:
     return grpc.dynamic_ssl_server_credentials(
         initial,
         fetch,  # type: ignore[arg-type]  # None is "as before", says grpc's documentation; its types do not
-        require_client_authentication=True,
+        require_client_authentication=demand_certificate,
     )
 
 

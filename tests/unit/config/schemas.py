@@ -35,6 +35,8 @@ def _word(  # noqa: C901, PLR0911, PLR0912 - one a word
             return accepts(root["$defs"][said.removeprefix("#/$defs/")], value, root)
         case "type":
             return TYPES[said](value)
+        case "anyOf":
+            return any(accepts(one, value, root) for one in said)
         case "const":
             return type(value) is type(said) and bool(value == said)
         case "enum":

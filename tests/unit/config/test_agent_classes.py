@@ -42,7 +42,9 @@ def problem(folder: Path, classes: str) -> str:
 
 def test_a_class_of_before_is_read_as_before(tmp_path: Path) -> None:
     (found,) = read(tmp_path, "  bot:\n    task_types: []\n    max_tasks: 3\n").values()
-    assert found == AgentClass(name="bot", description="", task_types=frozenset(), max_tasks=3)
+    assert found == AgentClass(
+        name="bot", trust_domain=None, description="", task_types=frozenset(), max_tasks=3
+    )
     assert (found.attestation, found.instances) == (UnixAttestation(), ())
     assert found.spiffe_path("x") == "/agent/bot/x"
 

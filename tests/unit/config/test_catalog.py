@@ -40,6 +40,16 @@ WRONG: dict[str, tuple[int, str, str, str]] = {
     "a description that is too long": (
         4, f"    description: {'x' * 501}", "agent_classes.invoice-bot.description", "at most 500 characters",
     ),
+    "a trust domain in capitals": (
+        4, "    trust_domain: Partner.test", "agent_classes.invoice-bot.trust_domain", "match pattern",
+    ),
+    "a trust domain with a scheme": (
+        4, "    trust_domain: spiffe://partner.test", "agent_classes.invoice-bot.trust_domain", "match pattern",
+    ),
+    "a trust domain that is empty": (4, "    trust_domain: ''", "agent_classes.invoice-bot.trust_domain", "match pattern"),
+    "a trust domain that is too long": (
+        4, f"    trust_domain: {'a' * 256}", "agent_classes.invoice-bot.trust_domain", "at most 255 characters",
+    ),
     "no task types": (5, "", "agent_classes.invoice-bot.task_types", "is missing: add it"),
     "task types that are a text": (5, "    task_types: reconcile", "agent_classes.invoice-bot.task_types", "valid list"),
     "a task type that is a number": (5, "    task_types: [1]", "agent_classes.invoice-bot.task_types.0", "valid string"),
@@ -251,3 +261,24 @@ def test_the_digest_changes_with_every_value(tmp_path: Path, line: int) -> None:
     digest = load_catalog(write(tmp_path, CATALOG)).digest
     changed = with_line(CATALOG, line, "    " + other[line])
     assert load_catalog(write(tmp_path, changed)).digest != digest
+
+
+def test_a_class_is_in_the_brokers_trust_domain_unless_it_names_another(tmp_path: Path) -> None:
+    file = write(tmp_path, CATALOG)
+    own = load_catalog(file, trust_domain="example.test")
+    assert own.trust_domains == {"example.test"}
+    assert own.agent_class("example.test", "invoice-bot") is own.agent_classes["invoice-bot"]
+    assert own.agent_class("partner.test", "invoice-bot") is None
+    other = load_catalog(
+        write(tmp_path, with_line(CATALOG, 4, "    trust_domain: partner.test")), trust_domain="example.test"
+    )
+    assert other.trust_domains == {"partner.test"}
+    assert other.agent_class("partner.test", "invoice-bot") is not None
+    assert other.agent_class("example.test", "invoice-bot") is None
+    assert other.digest != own.digest
+
+
+def test_where_nobody_says_whose_the_catalog_is_a_class_is_nobodys(tmp_path: Path) -> None:
+    catalog = load_catalog(write(tmp_path, CATALOG))
+    assert catalog.trust_domains == frozenset()
+    assert catalog.agent_class("example.test", "invoice-bot") is None

@@ -69,6 +69,36 @@ WRONG: dict[str, tuple[int, str, str, str]] = {
     "a socket for agents": (5, "catalog: c\nlisten: unix:/run/broker.sock", "listen", "give an address and a port"),
     "health for everybody": (5, "catalog: c\nhealth_listen: 0.0.0.0:8444", "health_listen", "give unix:PATH, or a loopback"),
     "health under a name": (5, "catalog: c\nhealth_listen: vault.test:8444", "health_listen", "give unix:PATH"),
+    "tokens where certificates are asked for": (
+        5, "catalog: c\nlisten: 127.0.0.1:1\njwt_svids: {audience: a, listen: 127.0.0.1:1, methods: [TaskService/GetTask]}",
+        "jwt_svids", "give another address than listen",
+    ),
+    "tokens without an audience": (
+        5, "catalog: c\njwt_svids: {listen: 127.0.0.1:1, methods: [TaskService/GetTask]}", "jwt_svids.audience", "is missing",
+    ),
+    "tokens for an empty audience": (
+        5, "catalog: c\njwt_svids: {audience: '', listen: 127.0.0.1:1, methods: [TaskService/GetTask]}",
+        "jwt_svids.audience", "at least 1 character",
+    ),
+    "tokens at no address": (
+        5, "catalog: c\njwt_svids: {audience: a, listen: x, methods: [TaskService/GetTask]}", "jwt_svids.listen",
+        "give an address and a port",
+    ),
+    "tokens for unnamed RPCs": (5, "catalog: c\njwt_svids: {audience: a, listen: 127.0.0.1:1}", "jwt_svids.methods", "is missing"),
+    "tokens for no RPC": (
+        5, "catalog: c\njwt_svids: {audience: a, listen: 127.0.0.1:1, methods: []}", "jwt_svids.methods", "at least 1 item",
+    ),
+    "tokens for every RPC": (
+        5, "catalog: c\njwt_svids: {audience: a, listen: 127.0.0.1:1, methods: ['*']}", "jwt_svids.methods.0", "input should be",
+    ),
+    "tokens for what is no RPC of instances": (
+        5, "catalog: c\njwt_svids: {audience: a, listen: 127.0.0.1:1, methods: [OperatorService/Quarantine]}",
+        "jwt_svids.methods.0", "input should be",
+    ),
+    "tokens that are taken for a day": (
+        5, "catalog: c\njwt_svids: {audience: a, listen: 127.0.0.1:1, methods: [TaskService/GetTask], max_validity: 24h}",
+        "jwt_svids.max_validity", "less than or equal",
+    ),
     "tiny messages": (5, "catalog: c\nlimits: {max_message_bytes: 1}", "limits.max_message_bytes", "greater than or equal to 4096"),
     "huge messages": (5, "catalog: c\nlimits: {max_message_bytes: 9999999}", "limits.max_message_bytes", "less than or equal"),
     "no calls": (5, "catalog: c\nlimits: {max_concurrent_calls: 0}", "limits.max_concurrent_calls", "greater than or equal to 1"),
@@ -222,3 +252,16 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
 
 def test_the_examples_are_good() -> None:
     assert load_settings(REPOSITORY / "examples/broker.yaml").vault.auth_role == "tasklease-broker"
+
+
+def test_tokens_are_not_taken_unless_it_is_said(tmp_path: Path) -> None:
+    assert load_settings(write(tmp_path, SETTINGS, "broker.yaml")).jwt_svids is None
+    more = (
+        "jwt_svids:\n  audience: tasklease\n  listen: 127.0.0.1:8445\n"
+        "  methods: [TaskService/DeclareTask, CredentialService/AcquireCredential]\n"
+    )
+    taken = load_settings(write(tmp_path, SETTINGS + more, "broker.yaml")).jwt_svids
+    assert taken is not None
+    assert (taken.audience, taken.listen) == ("tasklease", "127.0.0.1:8445")
+    assert taken.methods == {"TaskService/DeclareTask", "CredentialService/AcquireCredential"}
+    assert taken.max_validity == timedelta(minutes=10)

@@ -13,6 +13,7 @@ from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.domain.catalog import AgentClass, Catalog, TaskType
 from broker.domain.decision import AcquireContext, Decision, DeclareContext, Verdict
 from broker.domain.errors import DenialClass
+from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Scope, Task
 from tests.fakes.samples import OWNER, a_catalog, a_role, a_task
 from tests.fakes.system import NOON
@@ -67,12 +68,28 @@ def with_type(**changed: Any) -> Catalog:
     return replace(CATALOG, task_types={TYPE.name: replace(TYPE, **changed)})
 
 
+ELSEWHERE = SpiffeId.parse(str(OWNER).replace(OWNER.trust_domain, "other.test"))
 ONLY_ORDERS = frozenset({"orders"})
 DENIED: dict[str, tuple[Decision, str, str, str]] = {
     "an unlisted class declares": (
         declare(agent_class="stranger"), "AGENT_CLASS_UNKNOWN", "catalog:agent-class/stranger", "'stranger'",
     ),
     "a class of no name declares": (declare(agent_class=""), "AGENT_CLASS_UNKNOWN", "catalog:agent-class/", "''"),
+    "a class of another trust domain declares": (
+        declare(with_class(trust_domain="other.test")), "AGENT_CLASS_UNKNOWN", "catalog:agent-class/invoice-bot",
+        "in trust domain example.test",
+    ),
+    "somebody of another trust domain declares by our class": (
+        declare(caller=ELSEWHERE), "AGENT_CLASS_UNKNOWN", "catalog:agent-class/invoice-bot",
+        "in trust domain other.test",
+    ),
+    "a class of nobody's trust domain declares": (
+        declare(with_class(trust_domain=None)), "AGENT_CLASS_UNKNOWN", "catalog:agent-class/invoice-bot", "example.test",
+    ),
+    "the class moved to another trust domain": (
+        acquire(with_class(trust_domain="other.test")), "AGENT_CLASS_UNKNOWN", "catalog:agent-class/invoice-bot",
+        "in trust domain example.test",
+    ),
     "an unlisted type is declared": (
         declare(task_type="other"), "TASK_TYPE_NOT_ALLOWED", "catalog:agent-class/invoice-bot", "'other'",
     ),
@@ -148,6 +165,13 @@ def test_a_task_may_declare_nothing_and_then_gets_nothing() -> None:
     assert not acquire(task=a_task(scope=Scope(roles=frozenset()))).allowed
 
 
+def test_a_class_of_a_listed_trust_domain_may_what_it_lists() -> None:
+    assert declare(with_class(trust_domain="other.test"), caller=ELSEWHERE).allowed
+    assert CATALOG.trust_domains == {OWNER.trust_domain}
+    assert with_class(trust_domain="other.test").trust_domains == {"other.test"}
+    assert with_class(trust_domain=None).trust_domains == frozenset()
+
+
 def test_a_wider_catalog_does_not_widen_a_scope() -> None:
     wider = a_catalog(roles=(a_role("orders"), a_role("customers"), a_role("payments")))
     assert acquire(wider, "orders").allowed
@@ -165,7 +189,9 @@ def catalogs(draw: st.DrawFn) -> Catalog:
     return replace(
         CATALOG,
         agent_classes={
-            name: AgentClass(name=name, description="", task_types=listed, max_tasks=1)
+            name: AgentClass(
+                name=name, trust_domain=OWNER.trust_domain, description="", task_types=listed, max_tasks=1
+            )
             for name, listed in classes.items()
         },
         task_types={

@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from broker.adapters.spire.jwt_verifier import JwtSvidVerifier
 from broker.adapters.spire.verifier import SvidVerifier
 from broker.adapters.store.sqlite import SqliteStore
 from broker.api.v1 import credentials_pb2, tasks_pb2
@@ -27,7 +28,7 @@ from broker.client import Svid
 from broker.domain.operators import OperatorGrant, OperatorRole, Operators
 from broker.domain.spiffe import SpiffeId
 from broker.server.credentials import CredentialServicer
-from broker.server.gate import Gate
+from broker.server.gate import Gate, JwtDoor
 from broker.server.quarantines import QuarantineServicer
 from broker.server.rate_limit import RateLimit
 from broker.server.serving import GrpcServer
@@ -39,6 +40,7 @@ from tests.fakes.system import CountingIds, FakeClock
 from tests.unit.client.authority import TRUST_DOMAIN
 from tests.unit.spire import certificates
 from tests.unit.spire.certificates import bundle_of, uri, usage
+from tests.unit.spire.tokens import AUDIENCE, jwt_bundle, token
 from tests.unit.usecases.wiring import Broker
 
 TASKS = "/broker.api.v1.TaskService/"
@@ -96,6 +98,8 @@ class Limits:
     burst: float = 1e6
     max_concurrent_calls: int = 64
     max_message_bytes: int = 65536
+    token_methods: frozenset[str] = frozenset()
+    """With any, a second door for JWT-SVIDs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +155,8 @@ class Served:
         self.broker = Broker(store, self.issuer, self.clock, CountingIds(), catalog)
         self.address = f"unix:{folder / 'broker.sock'}"
         self.health_address = f"unix:{folder / 'health.sock'}"
+        self.token_address = f"unix:{folder / 'tokens.sock'}"
+        self.keys = {TRUST_DOMAIN: jwt_bundle()}
         self._channels: list[Channel] = []
         self._stopped = False
         self.gate = Gate(
@@ -165,6 +171,18 @@ class Served:
             max_concurrent_calls=limits.max_concurrent_calls,
             clock=self.clock,
             ids=CountingIds(),
+            jwt_door=JwtDoor(
+                verifier=JwtSvidVerifier(
+                    audience=AUDIENCE,
+                    max_validity=timedelta(minutes=10),
+                    bundle_of=self.keys.get,
+                    quarantine=self.broker.quarantine,
+                    clock=self.clock,
+                ),
+                methods=limits.token_methods,
+            )
+            if limits.token_methods
+            else None,
         )
         own = authority.svid(BROKER)
         self.server = GrpcServer(
@@ -184,6 +202,9 @@ class Served:
             tls=grpc.ssl_server_credentials([(own.key, own.chain)], authority.pem, require_client_auth=True),
             listen=self.address,
             health_listen=self.health_address,
+            jwt_listen=(self.token_address, grpc.ssl_server_credentials([(own.key, own.chain)]))
+            if limits.token_methods
+            else None,
             max_message_bytes=limits.max_message_bytes,
         )
         self.channel = self.connect()
@@ -222,6 +243,18 @@ class Served:
     def channel_for(self, method: str) -> Channel:
         """The connection of somebody who may call the RPC."""
         return self.operator if method.startswith(QUARANTINES) else self.channel
+
+    def connect_without_certificate(self) -> Channel:
+        """A connection to the door for JWT-SVIDs."""
+        credentials = grpc.ssl_channel_credentials(self.authority.pem)
+        options = [("grpc.ssl_target_name_override", "tasklease-broker")]
+        channel = grpc.aio.secure_channel(self.token_address, credentials, options=options)
+        self._channels.append(channel)
+        return channel
+
+    def token(self, *, lives: timedelta = timedelta(minutes=5)) -> str:
+        """A JWT-SVID of the usual agent."""
+        return token(claims={"sub": str(OWNER), "exp": int((self.clock.now() + lives).timestamp())})
 
     async def call(
         self,

@@ -47,6 +47,12 @@ class Authority:
         signer: Authority | None = None,
         valid_from: datetime = NOON - YEAR,
         valid_to: datetime = NOON + YEAR,
+        names: Sequence[x509.GeneralName] = (),
+        ca: bool = True,
+        key_usage: x509.KeyUsage | None = usage("key_cert_sign", "crl_sign"),  # noqa: B008 - is never changed
+        usage_critical: bool = True,
+        more: Sequence[tuple[x509.ExtensionType, bool]] = (),
+        path_length: int | None = None,
     ) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -54,8 +60,10 @@ class Authority:
             self._name,
             self._key.public_key(),
             [
-                (x509.BasicConstraints(ca=True, path_length=None), True),
-                (usage("key_cert_sign", "crl_sign"), True),
+                (x509.BasicConstraints(ca=ca, path_length=path_length if ca else None), True),
+                *([(key_usage, usage_critical)] if key_usage else []),
+                *([(x509.SubjectAlternativeName(names), False)] if names else []),
+                *more,
             ],
             valid_from,
             valid_to,
@@ -73,19 +81,25 @@ class Authority:
         ca: bool = False,
         valid_from: datetime = BEFORE,
         valid_to: datetime = AFTER,
+        usage_critical: bool = True,
+        names_critical: bool = True,
+        extended_critical: bool = False,
+        constraints: bool = True,
+        subject: str = "",
     ) -> bytes:
         """A leaf for those names: as SPIRE makes it, where nothing else is said."""
-        extensions: list[tuple[x509.ExtensionType, bool]] = [
-            (x509.BasicConstraints(ca=ca, path_length=None), True)
-        ]
+        extensions: list[tuple[x509.ExtensionType, bool]] = []
+        if constraints:
+            extensions.append((x509.BasicConstraints(ca=ca, path_length=None), True))
         if names:
-            extensions.append((x509.SubjectAlternativeName(names), True))
+            extensions.append((x509.SubjectAlternativeName(names), names_critical))
         if key_usage is not None:
-            extensions.append((key_usage, True))
+            extensions.append((key_usage, usage_critical))
         if extended:
-            extensions.append((x509.ExtendedKeyUsage(extended), False))
+            extensions.append((x509.ExtendedKeyUsage(extended), extended_critical))
         key = ec.generate_private_key(ec.SECP256R1()).public_key()
-        return self._sign(x509.Name([]), key, extensions, valid_from, valid_to).public_bytes(Encoding.PEM)
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)] if subject else [])
+        return self._sign(name, key, extensions, valid_from, valid_to).public_bytes(Encoding.PEM)
 
     def _sign(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,9 @@ class SpireAgent(WorkloadApi):
         self.federated: dict[str, Authority] = {}
         self.jwt_requests: list[tuple[str, list[str]]] = []
         self.hanging: threading.Event | None = None
+        self.jwt_streams = 0
+        self.jwt_bundles: queue.Queue[dict[str, bytes] | None] = queue.Queue()
+        """What the stream of JWT bundles says next; None breaks it off."""
         super().__init__(socket)
 
     def FetchX509SVID(self, _request: Any, context: Any) -> Iterator[Any]:  # noqa: N802 - gRPC's name
@@ -43,6 +47,17 @@ class SpireAgent(WorkloadApi):
                     for name, authority in self.federated.items()
                 },
             )
+
+    def FetchJWTBundles(self, _request: Any, context: Any) -> Iterator[Any]:  # noqa: N802 - gRPC's name
+        self.jwt_streams += 1
+        while context.is_active():
+            try:
+                bundles = self.jwt_bundles.get(timeout=0.05)
+            except queue.Empty:
+                continue
+            if bundles is None:
+                context.abort(grpc.StatusCode.PERMISSION_DENIED, "no identity issued")
+            yield workload_pb2.JWTBundlesResponse(bundles=bundles)
 
     def FetchJWTSVID(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         if self.hanging is not None:

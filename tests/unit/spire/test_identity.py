@@ -13,6 +13,7 @@ import pytest
 from cryptography import x509
 
 from broker.adapters.spire import identity as module
+from broker.adapters.spire import supervising
 from broker.adapters.spire.identity import NoIdentityError, WorkloadIdentity
 from broker.domain.spiffe import SpiffeId
 from tests.unit.client.authority import AGENT_ID, BROKER_ID, TRUST_DOMAIN, Authority
@@ -30,14 +31,14 @@ def authority() -> Authority:
 
 @pytest.fixture
 def identity(agent: SpireAgent, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkloadIdentity]:
-    monkeypatch.setattr(module, "_FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(module, "_LONGEST_PAUSE", 0.5)
-    monkeypatch.setattr(module, "_CHECK_EVERY", 0.05)
+    monkeypatch.setattr(supervising, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(supervising, "LONGEST_PAUSE", 0.5)
+    monkeypatch.setattr(supervising, "CHECK_EVERY", 0.05)
     identity = WorkloadIdentity(endpoint_socket=agent.address, expected_id=OWN)
     yield identity
     agent.break_streams()
     identity.close()
-    assert not identity._thread.is_alive()
+    assert not identity._source.thread.is_alive()
 
 
 async def follows(agent: SpireAgent) -> None:

@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from broker.adapters.spire import verifier as module
+from broker.adapters.spire import admitting as module
 from broker.adapters.spire.identity import TrustBundle
 from broker.adapters.spire.verifier import SvidVerifier
 from broker.domain.errors import (
@@ -71,7 +71,7 @@ def test_an_svid_of_an_instance_names_it(world: World) -> None:
 def test_two_svids_of_one_instance_are_told_apart(world: World) -> None:
     first, second = (world.verifier.verify(AUTHORITY.leaf(uri(AGENT)), []) for _ in range(2))
     assert first.spiffe_id == second.spiffe_id
-    assert first.leaf_sha256 != second.leaf_sha256
+    assert first.svid_sha256 != second.svid_sha256
 
 
 def test_a_dns_name_beside_the_spiffe_id_does_no_harm(world: World) -> None:
@@ -337,12 +337,11 @@ def test_what_is_remembered_is_bounded_and_forgetting_changes_no_answer(
     for _round in range(2):
         for number, leaf in enumerate(leaves):
             assert world.verifier.verify(leaf, []).instance == f"one-{number}"
-    assert len(world.verifier._checked) == len(world.verifier._names) == 2
+    assert len(world.verifier._admission._kept) == 2
 
 
 def test_what_was_refused_is_not_remembered(world: World) -> None:
     for leaf in NO_LEAF_SVID.values():
         with pytest.raises(SvidInvalidError):
             world.verifier.verify(leaf, [])
-    assert not world.verifier._checked
-    assert not world.verifier._names
+    assert not world.verifier._admission._kept

@@ -80,7 +80,7 @@ async def test_a_credential_leaves_with_a_lease_that_is_live_and_recorded(broker
         assert event.request_id == CALLER.request_id
     assert intended.facts["accessor"] == lease.accessor
     assert intended.facts["destination"] == "postgresql://127.0.0.1:5432"
-    assert intended.facts["svid_sha256"] == CALLER.peer.leaf_sha256
+    assert intended.facts["svid_sha256"] == CALLER.peer.svid_sha256
     assert issued.facts["vault_lease_id"] == lease.vault_lease_id
     assert issued.facts["fields"] == ["password", "username"]
 

@@ -50,7 +50,7 @@ async def test_a_declared_task_is_stored_with_what_was_declared(broker: Broker) 
     assert (record.event.actor, record.event.task_id) == (str(OWNER), task.task_id)
     assert record.event.request_id == CALLER.request_id
     assert record.event.facts["catalog"] == "digest-one"
-    assert record.event.facts["svid_sha256"] == CALLER.peer.leaf_sha256
+    assert record.event.facts["svid_sha256"] == CALLER.peer.svid_sha256
     assert record.event.facts["roles"] == ["customers", "orders"]
 
 

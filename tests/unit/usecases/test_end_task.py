@@ -66,7 +66,12 @@ async def test_the_end_is_recorded_from_its_beginning_to_the_last_lease(broker: 
         AuditKind.TASK_ENDED,
     ]
     assert (events[0].actor, events[0].request_id) == (str(OWNER), CALLER.request_id)
-    assert events[0].facts == {"cause": "completed", "outcome": "succeeded", "reason": "done"}
+    assert events[0].facts == {
+        "cause": "completed",
+        "outcome": "succeeded",
+        "reason": "done",
+        **CALLER.peer.as_facts(),
+    }
     assert events[-1].facts == {"leases": 2}
 
 

@@ -29,6 +29,7 @@ def a_class(**changed: Any) -> AgentClass:
     return AgentClass(
         **{
             "name": "bot",
+            "trust_domain": None,
             "description": "",
             "task_types": frozenset(),
             "max_tasks": 8,
