@@ -153,7 +153,7 @@ def test_an_error_that_nobody_foresaw_is_a_refusal_and_nothing_of_the_token_is_l
     )
     with caplog.at_level(logging.DEBUG), pytest.raises(SvidInvalidError) as refusal:
         verifier.verify(text)
-    assert refusal.value.__suppress_context__
+    assert refusal.value.__cause__ is None
     assert text not in str(refusal.value)
     assert text not in caplog.text
 
@@ -163,6 +163,12 @@ def test_the_digest_of_a_token_is_not_one_of_what_makes_it_work(world: World) ->
     first, second = token(), token()
     assert first != second
     assert world.verifier.verify(first).svid_sha256 == world.verifier.verify(second).svid_sha256
+
+
+def test_a_key_without_an_id_is_found_by_nobody(world: World) -> None:
+    world.bundles[TRUST_DOMAIN] = JwtBundle.of(TRUST_DOMAIN, {"": key_for("ES256").public_key()})
+    with pytest.raises(SvidInvalidError):
+        world.verifier.verify(token(header={"kid": ""}))
 
 
 def test_bundles_that_differ_have_digests_that_differ() -> None:

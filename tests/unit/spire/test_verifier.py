@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.adapters.spire import admitting as module
+from broker.adapters.spire import verifier as verifier_module
 from broker.adapters.spire.identity import TrustBundle
 from broker.adapters.spire.verifier import SvidVerifier
 from broker.domain.errors import (
@@ -276,6 +277,38 @@ def test_an_authority_that_expires_before_its_leaf_takes_the_leaf_with_it(world:
     world.clock.advance(minutes=2)
     with pytest.raises(BrokerError):
         world.verifier.verify(old.leaf(uri(AGENT)), [])
+
+
+def test_an_authority_that_expires_while_its_leaf_is_known_takes_the_leaf_with_it(world: World) -> None:
+    old = Authority(valid_to=NOON + timedelta(minutes=1))
+    world.bundles[TRUST_DOMAIN] = bundle_of(old)
+    leaf = old.leaf(uri(AGENT))
+    world.verifier.verify(leaf, [])
+    world.clock.advance(minutes=1, seconds=1)
+    with pytest.raises(SvidInvalidError):
+        world.verifier.verify(leaf, [])
+
+
+def test_a_chain_is_not_mistaken_for_one_long_leaf(world: World) -> None:
+    intermediate = Authority(name="intermediate", signer=AUTHORITY)
+    leaf = intermediate.leaf(uri(AGENT))
+    world.verifier.verify(leaf, [intermediate.pem])
+    with pytest.raises(SvidInvalidError):
+        world.verifier.verify(leaf + intermediate.pem, [])
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        AUTHORITY.leaf(uri(AGENT), ca=True),
+        AUTHORITY.leaf(uri(AGENT), key_usage=usage("digital_signature", "key_cert_sign")),
+        AUTHORITY.leaf(uri(AGENT), key_usage=usage("digital_signature", "crl_sign")),
+    ],
+    ids=["a CA", "keyCertSign", "cRLSign"],
+)
+def test_what_may_sign_is_refused_by_us_and_not_only_by_path_validation(leaf: bytes) -> None:
+    with pytest.raises(SvidInvalidError, match=r"not a leaf X\.509-SVID"):
+        verifier_module._refuse_what_is_no_leaf(x509.load_pem_x509_certificate(leaf))
 
 
 def test_a_replaced_authority_is_refused_at_the_next_call(world: World) -> None:
