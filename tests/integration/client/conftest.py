@@ -93,7 +93,9 @@ async def tasklease(socket_folder: Path, tmp_path: Path) -> AsyncIterator[Exec]:
     fake = FakeBroker(authority, socket_folder / "broker.sock")
     await fake.start()
     runner = Exec(fake, api, tmp_path)
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it, as nohup does
+    before = signal.signal(
+        signal.SIGHUP, signal.SIG_DFL
+    )  # whoever runs the tests may ignore it, as nohup does
     yield runner
     signal.signal(signal.SIGHUP, before)
     await runner.stop()
