@@ -35,3 +35,4 @@ def world(_stack: DevStack, tmp_path: Path) -> Iterator[World]:
     until(lambda: not world.users() and not world.rows(unfinished), "the tasks of the test before have ended")
     yield world
     _stack.up()
+    world.complete_what_is_left()
