@@ -93,11 +93,18 @@ async def tasklease(socket_folder: Path, tmp_path: Path) -> AsyncIterator[Exec]:
     fake = FakeBroker(authority, socket_folder / "broker.sock")
     await fake.start()
     runner = Exec(fake, api, tmp_path)
-    before = signal.signal(
-        signal.SIGHUP, signal.SIG_DFL
-    )  # whoever runs the tests may ignore it, as nohup does
+    # Whoever runs the tests may ignore them, as nohup and a shell's & do, and the command would inherit that.
+    before = {
+        number: signal.signal(number, how)
+        for number, how in (
+            (signal.SIGHUP, signal.SIG_DFL),
+            (signal.SIGQUIT, signal.SIG_DFL),
+            (signal.SIGINT, signal.default_int_handler),
+        )
+    }
     yield runner
-    signal.signal(signal.SIGHUP, before)
+    for number, how in before.items():
+        signal.signal(number, how)
     await runner.stop()
     await fake.stop()
     api.break_streams()

@@ -150,7 +150,8 @@ def test_a_quarantined_instance_is_refused_with_a_good_token(realms: Realms) -> 
         assert caller.knock().ok
         with closing(sqlite3.connect(realms.stack.broker.folder / "broker.db", timeout=10)) as store:
             store.execute(
-                "INSERT INTO quarantined_instances (spiffe_id, since, reason) VALUES (?, 0, 'test')",
+                "INSERT INTO quarantines (kind, name, since, imposed_by, reason) "
+                "VALUES ('instance', ?, 0, 'spiffe://dev.tasklease.test/operator/test', 'test')",
                 [subject],
             )
             store.commit()
