@@ -71,6 +71,8 @@ def test_a_process_whose_record_was_lost_is_found_by_its_mark_and_not_started_tw
     # A child of it bears the mark as well, and is not it.
     started = processes.start("a", ["/bin/sh", "-c", "/bin/sleep 300 & wait"], environment={})
     (tmp_path / "a.pid.json").unlink()
+    # A program that starts shows its environment a moment after it took over the process.
+    wait_until(lambda: Path(f"/proc/{started.pid}/environ").read_bytes() != b"")
     again = Processes(tmp_path)
     assert again.running("a") is None
     again.find_lost(["a", "b"])
