@@ -113,29 +113,39 @@ async def run_child(
 
     Returns its exit code (128 + N where signal N ended it), and whether it was stopped.
     """
-    process = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-I", "-S", str(Path(launch.__file__))],
-        *[str(os.getpid()), ",".join(str(int(number)) for number in signals.taken)],
-        *command,
-        env=environment,
-    )
+    process: asyncio.subprocess.Process | None = None
+    early: list[tuple[int, bool]] = []
 
     def send(number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(number)
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
 
     def receive(number: int, sent: bool) -> None:
+        if process is None:
+            early.append((number, sent))
+            return
         if sent:
             send(number)
         if number == signal.SIGTSTP:
             # Stopped, this process shows no sign of life: left so for long, the broker ends the task.
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    stopping = asyncio.ensure_future(stop.wait())
-    over = asyncio.ensure_future(process.wait())
-    stopped = False
-    try:
-        with signals.to(receive):
+    # Before the command is there: it may run, and say so, before this process hears that it has started.
+    with signals.to(receive):
+        process = await asyncio.create_subprocess_exec(
+            *[sys.executable, "-I", "-S", str(Path(launch.__file__))],
+            *[str(os.getpid()), ",".join(str(int(number)) for number in signals.taken)],
+            *command,
+            env=environment,
+        )
+        for number, sent in early:
+            # Whether the terminal's own reached the command is not known: two that end it do no harm.
+            receive(number, sent or number in _ENDING)
+        stopping = asyncio.ensure_future(stop.wait())
+        over = asyncio.ensure_future(process.wait())
+        stopped = False
+        try:
             await asyncio.wait({stopping, over}, return_when=asyncio.FIRST_COMPLETED)
             if not over.done():
                 stopped = True
@@ -145,11 +155,11 @@ async def run_child(
                 await asyncio.wait({over}, timeout=grace.total_seconds())
                 send(signal.SIGKILL)
             code = await over
-    finally:
-        stopping.cancel()
-        if not over.done():
-            send(signal.SIGKILL)
-            await over
+        finally:
+            stopping.cancel()
+            if not over.done():
+                send(signal.SIGKILL)
+                await over
     return (code if code >= 0 else _BY_SIGNAL - code), stopped
 
 

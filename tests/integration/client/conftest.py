@@ -18,6 +18,7 @@ from tests.unit.client.authority import AGENT_ID, Authority
 from tests.unit.client.fake_broker import FakeBroker
 from tests.unit.client.workload_api import WorkloadApi
 
+PROGRAM = (sys.executable, "-m", "broker")
 WORDS = ("exec", "--task", "reconcile", "--role", "orders")
 
 
@@ -35,12 +36,18 @@ class Exec:
         self._started: list[asyncio.subprocess.Process] = []
 
     async def start(
-        self, *command: str, words: tuple[str, ...] = WORDS, nohup: bool = False
+        self,
+        *command: str,
+        words: tuple[str, ...] = WORDS,
+        nohup: bool = False,
+        program: tuple[str, ...] = PROGRAM,
     ) -> asyncio.subprocess.Process:
-        program = [sys.executable, "-m", "broker", *words, "--", *command]
         process = await asyncio.create_subprocess_exec(
             *(["nohup"] if nohup else []),
             *program,
+            *words,
+            "--",
+            *command,
             env=self.environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -50,9 +57,11 @@ class Exec:
         self._started.append(process)
         return process
 
-    async def run(self, *command: str, words: tuple[str, ...] = WORDS) -> tuple[int, str, str]:
+    async def run(
+        self, *command: str, words: tuple[str, ...] = WORDS, program: tuple[str, ...] = PROGRAM
+    ) -> tuple[int, str, str]:
         """Its exit code, output and errors."""
-        process = await self.start(*command, words=words)
+        process = await self.start(*command, words=words, program=program)
         async with asyncio.timeout(30):
             out, err = await process.communicate()
         assert process.returncode is not None

@@ -168,6 +168,38 @@ async def test_signals_are_passed_on_to_the_command(tasklease: Exec, name: str) 
     assert outcome(tasklease) == ("FAILED", "the command ended with exit code 3")
 
 
+HEARS_LATE_OF_ITS_COMMAND = """
+import asyncio, os, signal, sys
+from broker.cli.main import main
+
+start = asyncio.create_subprocess_exec
+running = sys.argv.pop(1)
+
+
+async def hears_late(*words, **options):
+    process = await start(*words, **options)
+    while not os.path.exists(running):
+        await asyncio.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await asyncio.sleep(0.2)
+    return process
+
+
+asyncio.create_subprocess_exec = hears_late
+main()
+"""
+
+
+async def test_a_signal_that_comes_before_exec_has_heard_that_its_command_runs_is_passed_on(
+    tasklease: Exec,
+) -> None:
+    running = tasklease.folder / "running"
+    command = f"trap 'echo got; exit 3' USR1; touch {running}; while :; do sleep 0.05; done"
+    program = (sys.executable, "-c", HEARS_LATE_OF_ITS_COMMAND, str(running))
+    code, out, _err = await tasklease.run("sh", "-c", command, program=program)
+    assert (code, out) == (3, "got\n")
+
+
 async def test_a_signal_that_ends_the_command_ends_exec_with_128_and_its_number(tasklease: Exec) -> None:
     process = await tasklease.shell("echo ready; exec sleep 30")
     process.send_signal(signal.SIGTERM)

@@ -123,6 +123,9 @@ def roles(stack: DevStack, tmp_path: Path) -> Iterator[dict[str, CredentialRole]
     for item in provisioning.plan(admin, catalog, provisioning.Names(broker_id=BROKER_ID)).items:
         provisioning.apply(admin, item)
     yield dict(catalog.credential_roles)
+    stack.start_part(
+        "vault"
+    )  # where a test failed that had stopped or sealed it, the next one is not to fail for it
     stack.vault.admin().sys.disable_secrets_engine("pki")
 
 
@@ -410,17 +413,22 @@ async def test_a_log_in_that_vault_refuses_makes_the_backend_unavailable(stack: 
 # Vault goes and comes back ---------------------------------------------------------------------------------
 
 
+async def outcome_of_an_issue(broker: Broker, grant: TokenGrant) -> type[Exception]:
+    with pytest.raises((IssueRefusedError, IssueInDoubtError)) as caught:
+        await broker.issue(grant)
+    return caught.type
+
+
 async def test_a_killed_vault_makes_nothing_and_when_it_is_back_all_goes_on(
     stack: DevStack, broker: Broker
 ) -> None:
     grant = await broker.grant("orders-readonly")
     before = await broker.issue(grant)
     stack.kill_part("vault")
-    # On the connection that was open nobody answers, which is a doubt; a new one is not made at all.
-    with pytest.raises((IssueRefusedError, IssueInDoubtError)):
-        await broker.issue(grant)
-    with pytest.raises(IssueRefusedError):
-        await broker.issue(grant)
+    # On a connection that was open nobody answers, which is a doubt, once for each; a new one is not made at all.
+    async with asyncio.timeout(20):
+        while await outcome_of_an_issue(broker, grant) is not IssueRefusedError:
+            pass
     with pytest.raises(CredentialBackendUnavailableError):
         await broker.grant("orders-readonly")
     with pytest.raises(CredentialBackendUnavailableError):
