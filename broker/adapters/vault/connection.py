@@ -1,23 +1,22 @@
-"""Calls to Vault through hvac, off the event loop, with errors that hold no text of Vault's.
+"""Calls to Vault, off the event loop, with errors that hold no text of Vault's.
 
-What always holds: a token goes with the one call it is for and is never kept in a client that is shared (hvac's
-clients hold theirs as mutable state); redirects are not followed; no proxy of the environment is used; what Vault
-or the driver says stays in this module, as a status code and a class of trouble (rule R6).
+What always holds: a token goes with the one call it is for and is never kept in a client that is shared; redirects are
+not followed and nothing is sent twice; no proxy of the environment is used; what Vault or the driver says stays in this
+module, as a status code and a class of trouble (rule R6). urllib3 and not hvac: docs/adr/0011.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-import requests
-from hvac.adapters import RawAdapter
-from urllib3.exceptions import NewConnectionError
+import urllib3
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from broker.domain.secret import Secret
 
@@ -65,12 +64,19 @@ class VaultConnection:
         issue_workers: int = 16,
         revoke_workers: int = 16,
     ) -> None:
-        self._address = address
-        self._verify: bool | str = True if ca_file is None else str(ca_file)
-        self._namespace = namespace
+        url = urllib3.util.parse_url(address)
+        self._prefix = (url.path or "").rstrip("/") + "/v1/"
+        self._headers = {"X-Vault-Request": "true"} | ({"X-Vault-Namespace": namespace} if namespace else {})
+        tls = {"cert_reqs": "CERT_REQUIRED", "ca_certs": None if ca_file is None else str(ca_file)}
+        self._pool = urllib3.connection_from_url(
+            address,
+            # One for each thread that may call, so that none ever waits for another's.
+            maxsize=issue_workers + revoke_workers,
+            block=False,
+            **(tls if url.scheme == "https" else {}),
+        )
         self.issuing = ThreadPoolExecutor(issue_workers, thread_name_prefix="vault-issue")
         self.revoking = ThreadPoolExecutor(revoke_workers, thread_name_prefix="vault-revoke")
-        self._local = threading.local()
 
     async def call(  # noqa: PLR0913 - one call's parts
         self,
@@ -97,6 +103,7 @@ class VaultConnection:
         """Stop the threads; calls under way end by their time-outs."""
         self.issuing.shutdown(wait=False, cancel_futures=True)
         self.revoking.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
 
     def _call(  # noqa: PLR0913, PLR0917 - what run_in_executor hands over
         self,
@@ -108,43 +115,32 @@ class VaultConnection:
         seconds: float,
     ) -> Mapping[str, Any]:
         operation = f"{method.upper()} {path}"
-        adapter = RawAdapter(
-            base_uri=self._address,
-            token=None if token is None else token.reveal(),
-            timeout=max(seconds, 0.001),
-            allow_redirects=False,
-            session=self._session(),
-            namespace=self._namespace,
-            strict_http=True,
-        )
-        parts: dict[str, Any] = {} if body is None else {"json": dict(body)}
+        headers = dict(self._headers)
+        if token is not None:
+            headers["X-Vault-Token"] = token.reveal()
         if correlation:
-            parts["headers"] = {"x-correlation-id": correlation}
+            headers["x-correlation-id"] = correlation
+        sent_body = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            sent_body = json.dumps(dict(body)).encode()
+        bound = max(seconds, 0.001)
         try:
-            response = adapter.request(method, f"/v1/{path}", raise_exception=False, **parts)
-            answer = response.json() if response.content else {}
-        except (requests.RequestException, ValueError) as error:
-            sent = not _never_connected(error)
-            raise VaultCallError(operation, None, kind=type(error).__name__, sent=sent) from None
-        if response.status_code not in _OK or not isinstance(answer, dict):
+            response = self._pool.urlopen(
+                method.upper(),
+                self._prefix + path,
+                body=sent_body,
+                headers=headers,
+                timeout=urllib3.Timeout(connect=bound, read=bound),
+                retries=False,
+                redirect=False,
+            )
+            answer = json.loads(response.data) if response.data else {}
+        except (HTTPError, ValueError) as error:
+            never_sent = isinstance(error, (NewConnectionError, ConnectTimeoutError))
+            raise VaultCallError(operation, None, kind=type(error).__name__, sent=not never_sent) from None
+        if response.status not in _OK or not isinstance(answer, dict):
             errors = answer.get("errors") if isinstance(answer, dict) else None
             phrases = [text for text in errors if isinstance(text, str)] if isinstance(errors, list) else []
-            raise VaultCallError(operation, response.status_code, phrases=phrases)
+            raise VaultCallError(operation, response.status, phrases=phrases)
         return answer
-
-    def _session(self) -> requests.Session:
-        session: requests.Session | None = getattr(self._local, "session", None)
-        if session is None:
-            session = requests.Session()
-            session.trust_env = False
-            session.verify = self._verify
-            self._local.session = session
-        return session
-
-
-def _never_connected(error: Exception) -> bool:
-    """Whether the call ended before there was a connection to send it on."""
-    cause = error.args[0] if error.args else None
-    return isinstance(error, requests.ConnectTimeout) or isinstance(
-        getattr(cause, "reason", None), NewConnectionError
-    )
