@@ -2,7 +2,7 @@
 
 What always holds: a token goes with the one call it is for and is never kept in a client that is shared; redirects are
 not followed and nothing is sent twice; no proxy of the environment is used; what Vault or the driver says stays in this
-module, as a status code and a class of trouble (rule R6). urllib3 and not hvac: docs/adr/0011.
+module, as a status code and a class of trouble (rule R6). urllib3 and not hvac: docs/adr/0013.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import urllib3
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from broker.domain.secret import Secret
@@ -67,7 +68,10 @@ class VaultConnection:
         url = urllib3.util.parse_url(address)
         self._prefix = (url.path or "").rstrip("/") + "/v1/"
         self._headers = {"X-Vault-Request": "true"} | ({"X-Vault-Namespace": namespace} if namespace else {})
-        tls = {"cert_reqs": "CERT_REQUIRED", "ca_certs": None if ca_file is None else str(ca_file)}
+        tls = {
+            "cert_reqs": "CERT_REQUIRED",
+            "ca_certs": DEFAULT_CA_BUNDLE_PATH if ca_file is None else str(ca_file),
+        }
         self._pool = urllib3.connection_from_url(
             address,
             # One for each thread that may call, so that none ever waits for another's.
