@@ -145,7 +145,11 @@ async def node_work(config: Path, state: Path, *, parent: str = "") -> AsyncIter
             clock, node = SystemClock(), ProcNode()
 
             async def report(identity: LaunchedIdentity) -> None:
-                if identity.broker and (trouble := await report_ended(identity.broker, identity.spiffe_id)):
+                if not identity.broker:
+                    return
+                if trouble := await report_ended(
+                    identity.broker, identity.spiffe_id, endpoint_socket=settings.endpoint_socket
+                ):
                     print(
                         f"warning: the end of {identity.spiffe_id} is not reported: {trouble}; the broker ends its "
                         "tasks when their heartbeat is missing",
