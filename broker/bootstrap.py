@@ -30,6 +30,7 @@ from broker.ports.identity import Quarantine
 from broker.ports.system import Clock, Steps
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate, JwtDoor
+from broker.server.instances import InstanceServicer
 from broker.server.quarantines import QuarantineServicer
 from broker.server.rate_limit import RateLimit
 from broker.server.rounds import run_rounds
@@ -46,6 +47,7 @@ from broker.usecases.quarantine import QuarantineInstances
 from broker.usecases.record_refusal import RecordRefusal
 from broker.usecases.release_credential import ReleaseCredential
 from broker.usecases.renew_lease import RenewLease
+from broker.usecases.report_ended import ReportEnded
 from broker.usecases.revoke_leases import RevokeLeases
 from broker.usecases.task_events import TaskEvents
 from broker.usecases.task_grants import TaskGrants
@@ -195,6 +197,7 @@ class _Broker:
             clock=clock,
             steps=steps,
         )
+        report_ended = ReportEnded(store=store, end_task=end_task, revoke_leases=revoke_leases, clock=clock)
         gate = Gate(
             verifier=SvidVerifier(bundle_of=bundle_of, quarantine=quarantine, clock=clock),
             jwt_door=jwt_door,
@@ -232,6 +235,7 @@ class _Broker:
                 release=ReleaseCredential(store=store, revoke_leases=revoke_leases, clock=clock),
             ),
             quarantines=QuarantineServicer(quarantine=quarantine_instances),
+            instances=InstanceServicer(report_ended=report_ended),
             gate=gate,
             tls=server_credentials(identity),
             listen=settings.listen,
@@ -270,7 +274,8 @@ class _Broker:
             new = settings.address_file.with_name(settings.address_file.name + ".new")
             new.write_text(f"{host}:{server.port}\n")
             new.replace(settings.address_file)
-        return cls(server, [acquire.drain, complete.drain, quarantine_instances.drain, revoke_leases.drain])
+        drains = [quarantine_instances.drain, report_ended.drain, revoke_leases.drain]
+        return cls(server, [acquire.drain, complete.drain, *drains])
 
 
 async def _jwt_door(

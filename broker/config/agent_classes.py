@@ -41,6 +41,7 @@ from broker.domain.attestation import (
 from broker.domain.workload import Selector
 
 MOST_INSTANCES: Final = 100_000
+MOST_READY: Final = 1000
 SHORTEST_SVID: Final = timedelta(seconds=10)
 
 _ID_TEMPLATE: Final = re.compile(
@@ -230,6 +231,7 @@ class AgentClassModel(_Model):
     jwt_svid_ttl: Annotated[SvidTtl, Field(json_schema_extra={"default": "5m"})] = timedelta(minutes=5)
     instances: InstanceNames = ()
     max_instances: Annotated[int, Field(ge=1, le=MOST_INSTANCES, strict=True)] = 100
+    ready: Annotated[int, Field(ge=0, le=MOST_READY, strict=True)] = 0
     parent: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]+$", max_length=512)] | None = None
 
     @model_validator(mode="after")
@@ -245,6 +247,12 @@ class AgentClassModel(_Model):
             message = f"instances: these are {many}, max_instances allows {self.max_instances}: raise it"
             raise ValueError(message)
         unix = self.attestation
+        if self.ready and (not isinstance(unix, UnixAttestationModel) or not unix.gids):
+            message = (
+                "ready: only what is told apart by a group from gids can be made ahead of its instance: give "
+                "attestation gids, such as 70000-70999, or leave ready out"
+            )
+            raise ValueError(message)
         if not isinstance(unix, UnixAttestationModel):
             return self
         if many and not unix.gids and not unix.group:
@@ -263,6 +271,12 @@ class AgentClassModel(_Model):
             message = (
                 f"attestation: gids has room for {len(unix.gids)}, max_instances allows {self.max_instances}: "
                 "widen the one or lower the other"
+            )
+            raise ValueError(message)
+        if unix.gids and len(unix.gids) < self.max_instances + self.ready:
+            message = (
+                f"attestation: gids has room for {len(unix.gids)}, max_instances and ready are "
+                f"{self.max_instances + self.ready}: widen the one or lower the others"
             )
             raise ValueError(message)
         return self

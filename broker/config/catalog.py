@@ -293,6 +293,7 @@ def _catalog(models: list[CatalogModel], trust_domain: str | None) -> Catalog:
             jwt_svid_ttl=model.jwt_svid_ttl,
             instances=model.instances,
             max_instances=model.max_instances,
+            ready=model.ready,
             parent=model.parent or "",
         )
         for name, model in _merged(models, "agent_classes").items()

@@ -84,6 +84,8 @@ catalog: catalog
 operators: # `spire-server x509 mint` makes SVIDs for them; see docs/operators.md
   - id: spiffe://{TRUST_DOMAIN}/operator/
     roles: [viewer, operator]
+  - id: spiffe://{TRUST_DOMAIN}/registrar/
+    roles: [registrar]
   - id: spiffe://{TRUST_DOMAIN}/viewer/
     roles: [viewer]
 registry:

@@ -54,6 +54,7 @@ class AuditKind:
     QUARANTINE_IMPOSED: Final = "quarantine.imposed"
     QUARANTINE_RELEASED: Final = "quarantine.released"
     QUARANTINE_LISTED: Final = "quarantine.listed"
+    INSTANCE_ENDED: Final = "instance.ended"
     OPERATOR_REFUSED: Final = "operator.refused"
 
 

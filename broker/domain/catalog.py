@@ -118,6 +118,9 @@ class AgentClass:
     """Names of those that are registered ahead; the others come and go as they are launched."""
 
     max_instances: int = 100
+    ready: int = 0
+    """Identities that each node keeps ready for those that are launched."""
+
     parent: str = ""
     """Path of the SPIFFE ID of the SPIRE agent, or alias of agents, where they run; empty: the installation's."""
 

@@ -33,6 +33,7 @@ class EndCause(StrEnum):
     HEARTBEAT_LOST = "heartbeat-lost"
     REVOKED = "revoked"
     QUARANTINED = "quarantined"
+    INSTANCE_GONE = "instance-gone"
 
 
 class Outcome(StrEnum):

@@ -13,7 +13,7 @@ from typing import Final
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from broker.api.v1 import credentials_pb2, operators_pb2, tasks_pb2
+from broker.api.v1 import credentials_pb2, instances_pb2, operators_pb2, tasks_pb2
 from broker.domain.errors import FieldInvalidError, FieldViolation
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.quarantine import QuarantineTarget, TargetKind
@@ -215,6 +215,16 @@ def quarantine_listing(request: operators_pb2.ListQuarantinesRequest) -> tuple[i
     )
     problems.raise_any()
     return request.page_size or DEFAULT_PAGE, request.page_token
+
+
+def ended_instance(request: instances_pb2.ReportEndedRequest) -> SpiffeId:
+    """ReportEndedRequest, bounded: which instance."""
+    problems = _Problems()
+    target = _target(operators_pb2.QuarantineTarget(instance=request.spiffe_id))
+    problems.check(target is not None, "spiffe_id", "spiffe://<trust domain>/agent/<class>/<instance>")
+    problems.raise_any()
+    assert target is not None  # noqa: S101 - raised above
+    return SpiffeId.parse(target.name)
 
 
 def _target(message: operators_pb2.QuarantineTarget) -> QuarantineTarget | None:

@@ -48,8 +48,10 @@ class RpcRule:
 _TASKS: Final = "/broker.api.v1.TaskService/"
 _CREDENTIALS: Final = "/broker.api.v1.CredentialService/"
 _QUARANTINES: Final = "/broker.api.v1.QuarantineService/"
+_INSTANCES: Final = "/broker.api.v1.InstanceService/"
 _LOOKING: Final = frozenset({OperatorRole.VIEWER, OperatorRole.OPERATOR})
 _ACTING: Final = frozenset({OperatorRole.OPERATOR})
+_REGISTERING: Final = frozenset({OperatorRole.REGISTRAR})
 
 RPCS: Final[Mapping[str, RpcRule]] = MappingProxyType(
     {
@@ -102,6 +104,13 @@ RPCS: Final[Mapping[str, RpcRule]] = MappingProxyType(
             cost=4,
             audited=("quarantine.listed", "operator.refused"),
             roles=_LOOKING,
+        ),
+        _INSTANCES + "ReportEnded": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("instance.ended", "operator.refused", "task.ending", "lease.revoked", "task.ended"),
+            roles=_REGISTERING,
         ),
         "/grpc.health.v1.Health/Check": RpcRule(caller=CallerKind.INSTANCE, action="-", cost=1, audited=()),
         "/grpc.health.v1.Health/Watch": RpcRule(caller=CallerKind.INSTANCE, action="-", cost=2, audited=()),

@@ -14,6 +14,8 @@ from grpc_reflection.v1alpha import reflection
 from broker.api.v1 import (
     credentials_pb2,
     credentials_pb2_grpc,
+    instances_pb2,
+    instances_pb2_grpc,
     operators_pb2,
     operators_pb2_grpc,
     tasks_pb2,
@@ -21,6 +23,7 @@ from broker.api.v1 import (
 )
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate
+from broker.server.instances import InstanceServicer
 from broker.server.quarantines import QuarantineServicer
 from broker.server.tasks import TaskServicer
 
@@ -35,6 +38,7 @@ SERVICES = (
     tasks_pb2.DESCRIPTOR.services_by_name["TaskService"].full_name,
     credentials_pb2.DESCRIPTOR.services_by_name["CredentialService"].full_name,
     operators_pb2.DESCRIPTOR.services_by_name["QuarantineService"].full_name,
+    instances_pb2.DESCRIPTOR.services_by_name["InstanceService"].full_name,
 )
 
 
@@ -63,6 +67,7 @@ class GrpcServer:
         tasks: TaskServicer,
         credentials: CredentialServicer,
         quarantines: QuarantineServicer,
+        instances: InstanceServicer,
         gate: Gate,
         tls: grpc.ServerCredentials,
         listen: str,
@@ -90,6 +95,7 @@ class GrpcServer:
         tasks_pb2_grpc.add_TaskServiceServicer_to_server(tasks, self._server)  # type: ignore[no-untyped-call]
         credentials_pb2_grpc.add_CredentialServiceServicer_to_server(credentials, self._server)  # type: ignore[no-untyped-call]
         operators_pb2_grpc.add_QuarantineServiceServicer_to_server(quarantines, self._server)  # type: ignore[no-untyped-call]
+        instances_pb2_grpc.add_InstanceServiceServicer_to_server(instances, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

@@ -34,6 +34,7 @@ class TaskEndCause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_END_CAUSE_HEARTBEAT_LOST: _ClassVar[TaskEndCause]
     TASK_END_CAUSE_REVOKED: _ClassVar[TaskEndCause]
     TASK_END_CAUSE_QUARANTINED: _ClassVar[TaskEndCause]
+    TASK_END_CAUSE_INSTANCE_GONE: _ClassVar[TaskEndCause]
 TASK_STATE_UNSPECIFIED: TaskState
 TASK_STATE_ACTIVE: TaskState
 TASK_STATE_ENDING: TaskState
@@ -48,6 +49,7 @@ TASK_END_CAUSE_DEADLINE: TaskEndCause
 TASK_END_CAUSE_HEARTBEAT_LOST: TaskEndCause
 TASK_END_CAUSE_REVOKED: TaskEndCause
 TASK_END_CAUSE_QUARANTINED: TaskEndCause
+TASK_END_CAUSE_INSTANCE_GONE: TaskEndCause
 
 class Scope(_message.Message):
     __slots__ = ("roles",)

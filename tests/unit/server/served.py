@@ -29,6 +29,7 @@ from broker.domain.operators import OperatorGrant, OperatorRole, Operators
 from broker.domain.spiffe import SpiffeId
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate, JwtDoor
+from broker.server.instances import InstanceServicer
 from broker.server.quarantines import QuarantineServicer
 from broker.server.rate_limit import RateLimit
 from broker.server.serving import GrpcServer
@@ -45,6 +46,7 @@ from tests.unit.usecases.wiring import Broker
 
 TASKS = "/broker.api.v1.TaskService/"
 CREDENTIALS = "/broker.api.v1.CredentialService/"
+INSTANCES = "/broker.api.v1.InstanceService/"
 QUARANTINES = "/broker.api.v1.QuarantineService/"
 HEALTH = "/grpc.health.v1.Health/"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
@@ -198,6 +200,7 @@ class Served:
                 acquire=self.broker.acquire, renew=self.broker.renew, release=self.broker.release
             ),
             quarantines=QuarantineServicer(quarantine=self.broker.quarantine_instances),
+            instances=InstanceServicer(report_ended=self.broker.report_ended),
             gate=self.gate,
             tls=grpc.ssl_server_credentials([(own.key, own.chain)], authority.pem, require_client_auth=True),
             listen=self.address,

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pool
 
-from broker.api.v1 import operators_pb2, tasks_pb2
+from broker.api.v1 import instances_pb2, operators_pb2, tasks_pb2
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.operators import OperatorRole
 from broker.domain.spiffe import SpiffeId
@@ -21,6 +21,7 @@ from tests.unit.server.conftest import Serve
 from tests.unit.server.served import (
     ANN,
     HEALTH,
+    INSTANCES,
     QUARANTINES,
     REFLECTION,
     TASKS,
@@ -54,6 +55,7 @@ REQUESTS = {
     QUARANTINES + "Quarantine": a_quarantine(),
     QUARANTINES + "Release": a_release(),
     QUARANTINES + "ListQuarantines": listing(),
+    INSTANCES + "ReportEnded": instances_pb2.ReportEndedRequest(spiffe_id=str(OWNER)),
 }
 
 
@@ -81,8 +83,10 @@ async def as_(served: Served, who: SpiffeId, method: str) -> Refusal:
 
 
 def test_the_table_and_the_requests_here_name_the_same_rpcs() -> None:
-    service = descriptor_pool.Default().FindServiceByName("broker.api.v1.QuarantineService")
-    assert set(OPERATING) == {QUARANTINES + method.name for method in service.methods} == set(REQUESTS)
+    pool = descriptor_pool.Default()
+    services = [pool.FindServiceByName(f"broker.api.v1.{name}Service") for name in ("Quarantine", "Instance")]
+    methods = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
+    assert set(OPERATING) == methods == set(REQUESTS)
 
 
 def test_every_rpc_for_operators_takes_a_role_and_no_other_does() -> None:

@@ -26,6 +26,7 @@ from broker.usecases.look_at_tasks import LookAtTasks
 from broker.usecases.quarantine import QuarantineInstances
 from broker.usecases.release_credential import ReleaseCredential
 from broker.usecases.renew_lease import RenewLease
+from broker.usecases.report_ended import ReportEnded
 from broker.usecases.revoke_leases import RevokeLeases
 from broker.usecases.task_events import TaskEvents
 from broker.usecases.task_grants import TaskGrants
@@ -140,6 +141,9 @@ class Broker:
             events=events,
             clock=clock,
             steps=steps,
+        )
+        self.report_ended = ReportEnded(
+            store=store, end_task=self.end_task, revoke_leases=revoke_leases, clock=clock
         )
         self.complete = CompleteTask(store=store, end_task=self.end_task, clock=clock)
         self.release = ReleaseCredential(store=store, revoke_leases=revoke_leases, clock=clock)

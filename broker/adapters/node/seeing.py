@@ -1,0 +1,43 @@
+"""Sees whether SPIRE's agent serves an identity, as a process that has its number: see `probe`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from broker.adapters.node import probe
+from broker.domain.launching import LaunchedIdentity
+
+_AT_A_TIME: Final = 20.0
+_MOST: Final = 200
+
+
+class WorkloadApiProbe:
+    """Implements ports.launching.SeesServed. Kinds without numbers cannot be looked at from here: they wait themselves."""
+
+    def __init__(self, *, endpoint_socket: str) -> None:
+        self._socket = endpoint_socket
+
+    async def __call__(self, identities: Sequence[LaunchedIdentity]) -> frozenset[str]:
+        """See ports.launching."""
+        blind = frozenset(one.spiffe_id for one in identities if one.group is None)
+        if blind:
+            return blind
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", str(Path(probe.__file__)), self._socket, str(_AT_A_TIME)),
+            *(f"{one.spiffe_id}={one.group}" for one in identities[:_MOST]),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        try:
+            output, _ = await process.communicate()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            raise
+        return frozenset(output.decode().split())
