@@ -93,7 +93,7 @@ class _Pool:
         self._work = work
         self._classes: dict[str, LaunchClass] = {}
         self._said = ""
-        self._wake = asyncio.Event()
+        self._wakes: list[asyncio.Event] = []
 
     async def run(self, stop: asyncio.Event) -> None:
         """Rounds and requests, until `stop`."""
@@ -119,8 +119,11 @@ class _Pool:
             await asyncio.gather(*rounds, return_exceptions=True)
 
     async def _rounds(self, one_round: Callable[[], Awaitable[None]], *, name: str) -> None:
+        wake = asyncio.Event()
+        self._wakes.append(wake)
         pause = _ROUND
         while True:
+            wake.clear()
             try:
                 await one_round()
                 pause = _ROUND
@@ -128,7 +131,7 @@ class _Pool:
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 logger.warning("%s: %s", name, error)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+                await asyncio.wait_for(wake.wait(), pause)
 
     async def _tidy(self) -> None:
         for one in await self._work.keep.end_lost():
@@ -139,7 +142,6 @@ class _Pool:
             await self._work.keep.renew(self._classes)
 
     async def _fill(self) -> None:
-        self._wake.clear()
         self._classes = self._work.classes()
         pools = await self._work.keep.fill(self._classes, holder=self._work.node.myself())
         for name, trouble in pools.trouble.items():
@@ -163,7 +165,8 @@ class _Pool:
         except ValueError:
             answer = "a line that is too long"
         finally:
-            self._wake.set()
+            for wake in self._wakes:
+                wake.set()
         with contextlib.suppress(OSError):
             writer.write(f"{answer}\n".encode())
             await writer.drain()

@@ -115,6 +115,15 @@ class LaunchClass:
                 return ""
 
     @property
+    def can_be_probed(self) -> bool:
+        """Whether another process can be what SPIRE knows an instance by: not where that is a container, or a program."""
+        match self.attestation:
+            case UnixAttestation(path=path, sha256=sha256):
+                return path is None and sha256 is None
+            case _:
+                return False
+
+    @property
     def recipe(self) -> str:
         """What entries of it are made of, as a digest: one that waits and was made otherwise is replaced."""
         made_of = (self.attestation, self.id_prefix, self.id_suffix, str(self.parent_id), self.user)

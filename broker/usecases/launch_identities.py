@@ -101,7 +101,7 @@ class MakeIdentities:
             state = IdentityState.USED if used else IdentityState.READY
             end = self._clock.now() + PATIENCE
             while waiting and self._clock.now() < end:
-                served = await self._sees_served(tuple(waiting.values()))
+                served = await self._sees_served(launch_class, tuple(waiting.values()))
                 for spiffe_id in served & waiting.keys():  # L3
                     identity = waiting.pop(spiffe_id)
                     kept = {"holder": holder if used else None, "expires_at": expires_at}

@@ -1,8 +1,8 @@
 """Asks the Workload API whose SVIDs it serves to a process with some groups: run as a program of its own.
 
-    python -I -S probe.py SOCKET SECONDS SPIFFE_ID=GROUP ...
+    python -I -S probe.py SOCKET SECONDS USER SPIFFE_ID=GROUP ...
 
-Takes those groups, and no others, and asks again and again until one of the SPIFFE IDs is served; prints all that are,
+Takes those groups, and no others, becomes the user where one is named, and asks again and again until one of the SPIFFE IDs is served; prints all that are,
 one a line. Speaks just enough HTTP/2 and protobuf to read the SPIFFE IDs, with the standard library alone: loading
 gRPC takes longer than all the rest. Drops everything else it is sent, keys above all; nothing is trusted for what it says.
 """
@@ -10,6 +10,7 @@ gRPC takes longer than all the rest. Drops everything else it is sent, keys abov
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import struct
 import sys
@@ -34,9 +35,13 @@ _HEADER_LIST = (
 
 def main() -> int:
     """Take the groups, ask, print."""
-    address, seconds, *wanted = sys.argv[1:]
+    address, seconds, user, *wanted = sys.argv[1:]
     groups = dict(word.rsplit("=", 1) for word in wanted)
     os.setgroups([int(group) for group in groups.values()])
+    if user:
+        account = pwd.getpwnam(user)
+        os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
+        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
     end = time.monotonic() + float(seconds)
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Sees whether SPIRE's agent serves an identity, as a process that has its number: see `probe`."""
+"""Sees whether SPIRE's agent serves an identity, as a process that has its number, and its user: see `probe`."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from pathlib import Path
 from typing import Final
 
 from broker.adapters.node import probe
-from broker.domain.launching import LaunchedIdentity
+from broker.domain.launching import LaunchClass, LaunchedIdentity
 
 _AT_A_TIME: Final = 20.0
 _MOST: Final = 200
 
 
 class WorkloadApiProbe:
-    """Implements ports.launching.SeesServed. Kinds without numbers cannot be looked at from here: they wait themselves."""
+    """Implements ports.launching.SeesServed."""
 
     def __init__(self, *, endpoint_socket: str) -> None:
         self._socket = endpoint_socket
 
-    async def __call__(self, identities: Sequence[LaunchedIdentity]) -> frozenset[str]:
+    async def __call__(self, of: LaunchClass, identities: Sequence[LaunchedIdentity]) -> frozenset[str]:
         """See ports.launching."""
-        blind = frozenset(one.spiffe_id for one in identities if one.group is None)
-        if blind:
-            return blind
+        if not of.can_be_probed:
+            return frozenset(one.spiffe_id for one in identities)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(Path(probe.__file__)), self._socket, str(_AT_A_TIME)),
+            *(sys.executable, "-I", "-S", str(Path(probe.__file__)), self._socket, str(_AT_A_TIME), of.user),
             *(f"{one.spiffe_id}={one.group}" for one in identities[:_MOST]),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

@@ -245,7 +245,7 @@ class Served:
 
     def channel_for(self, method: str) -> Channel:
         """The connection of somebody who may call the RPC."""
-        return self.operator if method.startswith(QUARANTINES) else self.channel
+        return self.operator if method.startswith((QUARANTINES, INSTANCES)) else self.channel
 
     def connect_without_certificate(self) -> Channel:
         """A connection to the door for JWT-SVIDs."""

@@ -39,6 +39,7 @@ SERVICES = (
     "broker.api.v1.TaskService",
     "broker.api.v1.CredentialService",
     "broker.api.v1.QuarantineService",
+    "broker.api.v1.InstanceService",
 )
 
 
