@@ -64,10 +64,6 @@ class InstanceLedger(Protocol):
         """Its entry expires at another time."""
         ...
 
-    def reported(self, identity: LaunchedIdentity) -> None:
-        """Its end was reported to the broker, or never will be."""
-        ...
-
     def forget(self, identity: LaunchedIdentity) -> None:
         """It is cooling, and cool: its number is free."""
         ...

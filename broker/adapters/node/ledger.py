@@ -193,11 +193,6 @@ class SqliteLedger:
                 "UPDATE identities SET expires_at = ? WHERE name = ?", (expires_at.timestamp(), identity.name)
             )
 
-    def reported(self, identity: LaunchedIdentity) -> None:
-        """Its end was reported to the broker, or never will be."""
-        with self._changing():
-            self._db.execute("UPDATE identities SET broker = '' WHERE name = ?", (identity.name,))
-
     def forget(self, identity: LaunchedIdentity) -> None:
         """See ports.launching."""
         with self._changing():

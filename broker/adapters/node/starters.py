@@ -129,7 +129,8 @@ class SystemdStarter:
             words=(
                 *("systemd-run", "--quiet", "--collect", *scope, f"--unit={unit}"),
                 *((f"--uid={user}",) if user else ()),
-                *(f"--setenv={name}={value}" for name, value in sorted(self._environment.items())),
+                # By name: systemd-run takes the values from its own environment, and everybody may read its words.
+                *(f"--setenv={name}" for name in sorted(self._environment)),
                 *("--", *words),
             ),
             environment=self._environment,
