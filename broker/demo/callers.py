@@ -16,7 +16,13 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from broker.api.v1 import credentials_pb2_grpc, operators_pb2_grpc, tasks_pb2, tasks_pb2_grpc
+from broker.api.v1 import (
+    credentials_pb2_grpc,
+    instances_pb2_grpc,
+    operators_pb2_grpc,
+    tasks_pb2,
+    tasks_pb2_grpc,
+)
 from broker.client import Svid
 
 _DNS_NAME: Final = "tasklease-broker"
@@ -50,6 +56,7 @@ class Caller:
             tasks_pb2_grpc.TaskServiceStub(channel),  # type: ignore[no-untyped-call]
             credentials_pb2_grpc.CredentialServiceStub(channel),  # type: ignore[no-untyped-call]
             operators_pb2_grpc.QuarantineServiceStub(channel),  # type: ignore[no-untyped-call]
+            instances_pb2_grpc.InstanceServiceStub(channel),  # type: ignore[no-untyped-call]
         )
 
     def call(self, rpc: str, request: Message, *, timeout: float = _TIMEOUT) -> Answer:

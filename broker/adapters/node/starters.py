@@ -1,7 +1,7 @@
 """How an instance of each kind is run on this machine, and how nothing of it is left: one small strategy a kind.
 
-What always holds: a process that runs as an instance cannot become another one: it has its own group and no power to
-take others; without a user of the class's or the caller's it has a uid of its own as well, so that no other instance
+What always holds: a process that runs as an instance cannot become another one, unless the catalog makes it root: it has
+its own group, none of the launcher's, and no power to take others; without a user of the class's or the caller's it has a uid of its own as well, so that no other instance
 may look into it. `end` kills by what SPIRE knows the instance by, so what could get its SVID is what dies.
 
 The standard library alone is imported: this is on the way of every start.
@@ -59,7 +59,14 @@ class UnixStarter:
             message = f"there is no user {user!r} on this machine"
             raise CannotStartError(message) from None
         own = {"HOME": found.pw_dir, "USER": user, "LOGNAME": user}
-        groups = {group, *os.getgrouplist(user, found.pw_gid)} if found.pw_uid else {group, *os.getgroups()}
+        if found.pw_uid == 0 and identity.user != user:
+            message = (
+                f"{user} can take any group, and so be any instance: where that is meant, the catalog says so, by user in "
+                "the class's attestation"
+            )
+            raise CannotStartError(message)
+        # None of the launcher's own: by one of them it may be a registrar.
+        groups = {group, *os.getgrouplist(user, found.pw_gid)}
         return Command(
             words=tuple(words),
             uid=found.pw_uid,

@@ -43,11 +43,21 @@ def test_a_process_of_the_classs_user_has_their_groups_and_its_own() -> None:
 
 
 @pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("user", ["", "nobody", "root"])
+def test_no_group_of_the_launchers_is_handed_on(monkeypatch: pytest.MonkeyPatch, user: str) -> None:
+    monkeypatch.setattr(os, "getgroups", lambda: [0, 66001])
+    command = UnixStarter(user="", environment=HERE).command(an_identity(user=user), ["agent"])
+    assert command.groups is not None
+    assert 66001 not in command.groups
+
+
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize(
     ("user", "identity", "said"),
     [
         ("daemon", an_identity(user="nobody"), "run as nobody: the catalog says so"),
         ("no-such-user", an_identity(), "no user 'no-such-user'"),
+        ("root", an_identity(), "root can take any group"),
         ("", an_identity(group=0), "the uid of root"),
         ("", an_identity(group=None), "has no group"),
     ],
