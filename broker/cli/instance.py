@@ -19,11 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from broker.api.v1 import operators_pb2, operators_pb2_grpc
+from broker.cli.entries import delete_entries, registry_to_delete_in
 from broker.cli.output import err, fail, out
 from broker.client import BrokerError, StaticIdentity, Svid
 from broker.client.connection import Connection, Line, Unary
 from broker.client.errors import Denied, InvalidRequest, NoIdentity, NotConnected, Unauthenticated
 from broker.client.identity import Identity, WorkloadApiIdentity
+from broker.domain.quarantine import QuarantineTarget, TargetKind
 
 app = typer.Typer(help="Quarantine agent instances, and release them. For operators.", no_args_is_help=True)
 
@@ -54,6 +56,23 @@ KeyOption = Annotated[Path | None, typer.Option(help="Its private key, PEM.")]
 BundleOption = Annotated[Path | None, typer.Option(help="The bundle of its trust domain, PEM.")]
 TimeoutOption = Annotated[float, typer.Option(help="Seconds for the call.", min=1, max=300)]
 
+DeleteOption = Annotated[
+    bool,
+    typer.Option(
+        "--delete-entry", help="Delete its entries at SPIRE as well, those that are ours; with --config."
+    ),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="The broker's configuration: it says where SPIRE's server is."),
+]
+ServerOption = Annotated[
+    str,
+    typer.Option(
+        help="SPIRE's server: unix:///PATH, or HOST:PORT with an admin SVID. Default: registry.server."
+    ),
+]
+
 Stub = operators_pb2_grpc.QuarantineServiceStub
 Result = TypeVar("Result")
 
@@ -71,12 +90,19 @@ def quarantine(
     key: KeyOption = None,
     bundle: BundleOption = None,
     timeout: TimeoutOption = 30,
+    delete_entry: DeleteOption = False,
+    config: ConfigOption = None,
+    server: ServerOption = "",
 ) -> None:
     """Accept nothing more from an instance, a class or a trust domain, and take back all that it holds.
 
-    Exit code 0: nothing that it held works any more. 3: it is quarantined, but some of its tasks are still being ended.
+    Exit code 0: nothing that it held works any more. 3: it is quarantined, but some of its tasks are still being ended,
+    or some of its entries are left.
     """
     target = _target(instance, agent_class, trust_domain)
+    registry = registry_to_delete_in(config, server) if delete_entry else None
+    if not delete_entry and (config or server):
+        fail("--config and --server say where --delete-entry deletes: say that as well", code=_NO_WAY_IN)
     if (
         not instance
         and not yes
@@ -94,7 +120,10 @@ def quarantine(
     out.print(Text.assemble(("quarantined", "bold red"), f": {_words(stands.target)}"))
     if stands.reason != reason:
         out.print(Text(f"it was quarantined before, by {stands.imposed_by or 'somebody'}: {stands.reason}"))
-    _say_tasks(answer.tasks_found, stands.unfinished_tasks)
+    entries_left = delete_entries(registry, _quarantined(target)) if registry else 0
+    tasks_left = _say_tasks(answer.tasks_found, stands.unfinished_tasks)
+    if entries_left or tasks_left:
+        raise typer.Exit(_NOT_ALL_ENDED)
 
 
 @app.command()
@@ -207,6 +236,16 @@ def _target(instance: str, agent_class: str, trust_domain: str) -> operators_pb2
     return operators_pb2.QuarantineTarget(trust_domain=trust_domain)
 
 
+def _quarantined(target: operators_pb2.QuarantineTarget) -> QuarantineTarget:
+    match target.WhichOneof("target"):
+        case "agent_class":
+            return QuarantineTarget(kind=TargetKind.AGENT_CLASS, name=target.agent_class)
+        case "trust_domain":
+            return QuarantineTarget(kind=TargetKind.TRUST_DOMAIN, name=target.trust_domain)
+        case _:
+            return QuarantineTarget(kind=TargetKind.INSTANCE, name=target.instance)
+
+
 def _words(target: operators_pb2.QuarantineTarget) -> str:
     match target.WhichOneof("target"):
         case "agent_class":
@@ -217,16 +256,16 @@ def _words(target: operators_pb2.QuarantineTarget) -> str:
             return target.instance
 
 
-def _say_tasks(found: int, left: int) -> None:
+def _say_tasks(found: int, left: int) -> int:
     if left:
         err.print(
             Text(f"{left} of its tasks are still being ended: what they hold may still work", style="yellow")
         )
-        raise typer.Exit(_NOT_ALL_ENDED)
-    if found:
+    elif found:
         out.print(f"{found} tasks have ended: nothing that they held works any more")
     else:
         out.print("no task of it was under way")
+    return left
 
 
 def _plain(one: operators_pb2.Quarantine) -> dict[str, object]:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from broker.adapters.spire.registry import open_registry
 from broker.cli.output import err, fail, out
+from broker.cli.registry_session import RegistrySession
 from broker.config.catalog import load_catalog
 from broker.config.reading import ConfigError
-from broker.config.settings import Settings, is_server_address, load_settings
+from broker.config.settings import Settings, load_settings
 from broker.domain.spiffe import InvalidSpiffeIdError, SpiffeId
 from broker.domain.workload import WorkloadEntry, as_text, drift
-from broker.ports.registry import RegistryRefusedError, RegistryUnavailableError, WorkloadRegistry
 from broker.usecases.apply_workloads import ApplyWorkloads
 from broker.usecases.plan_workloads import Action, Change, Plan, UnregistrableError, wanted_entries
 
@@ -33,7 +30,6 @@ _SHOWN = 20
 _WORTH_A_BAR = 200
 _MARKS = {Action.CREATE: ("+", "green"), Action.UPDATE: ("~", "yellow"), Action.DELETE: ("-", "red")}
 _PAST = {Action.CREATE: "created", Action.UPDATE: "updated", Action.DELETE: "deleted"}
-_T = TypeVar("_T")
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="The broker's configuration: its ID, catalog and registry.")
@@ -84,7 +80,7 @@ def apply(
     """Make SPIRE's entries match the catalog: shows what will change first, then says of each entry how it went."""
     settings = _settings(config)
     wanted = _wanted(settings, catalog, parent)
-    with _Session(settings, server) as session:
+    with RegistrySession(settings, server) as session:
         use_case = ApplyWorkloads(session.registry)
         found = session.run(use_case.plan(wanted))
         _show_plan(found, everything=show_all)
@@ -111,10 +107,10 @@ def list_(
 ) -> None:
     """Show the entries that are ours, in the order in which they were made."""
     settings = _settings(config)
-    with _Session(settings, server) as session:
+    with RegistrySession(settings, server) as session:
         found = [
             entry
-            for entry in session.run(_all(session.registry))
+            for entry in session.entries()
             if (ownership := entry.ownership) and agent_class in {"", ownership.agent_class}
         ]
     for entry in found:
@@ -142,8 +138,8 @@ def show(
 ) -> None:
     """Show all entries of that name, ours or not, and how ours differ from the catalog."""
     settings = _settings(config)
-    with _Session(settings, server) as session:
-        found = [entry for entry in session.run(_all(session.registry)) if name in _names(entry)]
+    with RegistrySession(settings, server) as session:
+        found = [entry for entry in session.entries() if name in _names(entry)]
     if not found:
         fail(f"there is no entry {name}")
     wanted = {entry.entry_id: entry for entry in _wanted(settings, None, parent)}
@@ -172,8 +168,8 @@ def delete(
     if bool(asked) == bool(agent_class):
         fail("name the entries, or say --class", code=2)
     settings = _settings(config)
-    with _Session(settings, server) as session:
-        everything = session.run(_all(session.registry))
+    with RegistrySession(settings, server) as session:
+        everything = session.entries()
         matching = [entry for entry in everything if asked & _names(entry)]
         ours = [
             entry
@@ -195,47 +191,7 @@ def delete(
             fail(f"{troubled} entries are not deleted")
 
 
-class _Session:
-    """A registry that is open while commands that are not asynchronous use it."""
-
-    def __init__(self, settings: Settings, server: str) -> None:
-        self._address = server or settings.registry.server or ""
-        if not self._address:
-            fail("say where SPIRE's server is: registry.server in the configuration, or --server", code=2)
-        if not is_server_address(self._address):
-            fail("--server: give unix:///PATH or HOST:PORT", code=2)
-        self._settings = settings
-        self._runner = asyncio.Runner()
-        self._stack = AsyncExitStack()
-
-    def __enter__(self) -> Self:
-        opening = open_registry(
-            self._address,
-            endpoint_socket=self._settings.endpoint_socket,
-            trust_domain=self._settings.trust_domain,
-        )
-        try:
-            self.registry: WorkloadRegistry = self.run(self._stack.enter_async_context(opening))
-        except BaseException:
-            self._runner.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._runner.run(self._stack.aclose())
-        self._runner.close()
-
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Wait for the work; what the registry refuses ends the command."""
-        try:
-            return self._runner.run(work)
-        except (RegistryUnavailableError, RegistryRefusedError) as error:
-            fail(str(error))
-
-
-def _do(session: _Session, use_case: ApplyWorkloads, changes: Sequence[Change]) -> int:
+def _do(session: RegistrySession, use_case: ApplyWorkloads, changes: Sequence[Change]) -> int:
     """Do the changes and say of each how it went; how many are in trouble."""
     counts: Counter[bool] = Counter()
 
@@ -292,10 +248,6 @@ def _wanted(settings: Settings, catalog: Path | None, parent: str) -> tuple[Work
         fail(str(error))
     except InvalidSpiffeIdError as error:
         fail(f"--parent: {error}", code=2)
-
-
-async def _all(registry: WorkloadRegistry) -> list[WorkloadEntry]:
-    return [entry async for page in registry.pages() for entry in page]
 
 
 def _names(entry: WorkloadEntry) -> set[str]:

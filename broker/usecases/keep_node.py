@@ -119,7 +119,7 @@ class KeepNode:
             and one.expires_at - now <= _lifetime(one) / 2
             and one.kind != "kubernetes"  # its entry has what is not kept here: a pod's uid
         ]
-        renewed = 0
+        renewed, gone = 0, list[LaunchedIdentity]()
         for begin in range(0, len(due), BATCH):
             batch = due[begin : begin + BATCH]
             entries = [entry_of(of, one, expires_at=now + _lifetime(one)) for one, of in batch]
@@ -127,8 +127,12 @@ class KeepNode:
                 if result.outcome is Outcome.DONE:
                     self._ledger.renewed(one, now + _lifetime(one))
                     renewed += 1
-                else:
-                    logger.warning("entry of %s is not renewed: %s", one.spiffe_id, result.outcome.value)
+                    continue
+                logger.warning("entry of %s is not renewed: %s", one.spiffe_id, result.outcome.value)
+                if result.outcome is Outcome.GONE and one.state is IdentityState.READY:
+                    gone.append(one)  # somebody deleted it: whoever took it would wait for an SVID in vain
+        if gone:
+            await self._end(gone)
         return renewed
 
     async def fill(self, classes: Mapping[str, LaunchClass], *, holder: Holder) -> Pools:

@@ -15,6 +15,7 @@ import pytest
 
 from broker.client import Denied, TaskEnded
 from broker.devstack.parts import REPOSITORY
+from broker.devstack.state import NODE_ID
 from tests.threats.world import CLASS, ROLE, TASK_TYPE, World, until
 
 Files = tuple[str, ...]
@@ -185,6 +186,58 @@ def test_files_that_are_no_svid_are_said_to_be_none(world: World, ann: Files, tm
         done = instance(world, "list", *words)
         assert done.returncode == 2
         assert what in done.stderr
+
+
+def test_its_entry_is_deleted_in_the_same_command(world: World, ann: Files, tmp_path: Path) -> None:
+    spire, config = world.stack.spire, str(world.stack.broker.folder / "broker.yaml")
+    agent_id = spire.instance_id(CLASS, "deleted")
+    ours = f"tasklease.launch.{CLASS}.deleted"
+    group = world.stack.state.new_group()
+    arguments = ("-parentID", NODE_ID, "-spiffeID", agent_id, "-selector", f"unix:supplementary_gid:{group}")
+    spire._server("entry", "create", "-entryID", ours, *arguments)
+    theirs = spire.register_instance(CLASS, "deleted")
+    try:
+        away = instance(
+            world, "quarantine", agent_id, "--reason", "no way there", *ann,
+            "--delete-entry", "--config", config, "--server", f"unix://{tmp_path}/nobody.sock",
+        )  # fmt: skip
+        assert away.returncode == 3
+        assert f"quarantined: {agent_id}" in away.stdout
+        assert "its entries are left" in away.stderr
+        assert "no task of it was under way" in away.stdout
+        done = instance(
+            world, "quarantine", agent_id, "-r", "mischief", *ann, "--delete-entry", "--config", config
+        )
+        assert done.returncode == 3, done.stderr
+        assert f"left: {agent_id}: entry {theirs.entry_id} is not ours" in done.stderr
+        assert "1 entries deleted" in done.stdout
+        assert ours not in spire._server("entry", "show", "-spiffeID", agent_id)
+        assert theirs.entry_id in spire._server("entry", "show", "-spiffeID", agent_id)
+    finally:
+        spire.deregister(theirs)
+    once_more = instance(
+        world, "quarantine", agent_id, "-r", "mischief", *ann, "--delete-entry", "--config", config
+    )
+    assert (once_more.returncode, "SPIRE has no entry of it" in once_more.stdout) == (0, True)
+    assert instance(world, "release", agent_id, "--reason", "it is gone", *ann).returncode == 0
+
+
+def test_what_deleting_needs_is_asked_for_before_anything_is_done(
+    world: World, ann: Files, tmp_path: Path
+) -> None:
+    svid = world.svid()
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("nonsense: 1\n")
+    for words, what in (
+        (("--delete-entry",), "--delete-entry needs --config"),
+        (("--delete-entry", "--config", str(broken)), "broken.yaml"),
+        (("--config", str(broken)), "say that as well"),
+    ):
+        done = instance(world, "quarantine", svid.spiffe_id, "--reason", "x", *ann, *words)
+        assert done.returncode == 2
+        assert what in done.stderr
+    with world.calling(svid) as caller:
+        assert caller.knock().ok
 
 
 async def test_an_agent_with_the_sdk_sees_that_it_was_quarantined(world: World, ann: Files) -> None:

@@ -281,3 +281,14 @@ async def test_what_waited_too_long_is_taken_away(node: Launching) -> None:
     node.clock.advance(seconds=UNUSED_FOR.total_seconds())
     await node.keep.end_lost()
     assert node.registry.entries == {}
+
+
+async def test_one_that_waits_and_whose_entry_somebody_deleted_is_not_handed_out(node: Launching) -> None:
+    await node.waiting(2)
+    first = next(iter(node.registry.entries))
+    del node.registry.entries[first]
+    node.clock.advance(seconds=(UNUSED_FOR / 2).total_seconds() + 1)
+    assert await node.keep.renew({a_class().name: a_class()}) == 1
+    gone = {one.entry_id: one.state for one in node.ledger.identities()}
+    assert gone[first] is IdentityState.COOLING
+    assert set(gone.values()) == {IdentityState.COOLING, IdentityState.READY}
