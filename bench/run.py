@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import acquire, complete, figures, registry, verify, where
+from bench import acquire, complete, figures, launch, registry, verify, where
 from bench.stack import measured
 from broker.devstack.parts import REPOSITORY
 
@@ -21,6 +21,7 @@ TARGETS = {
     "registry.apply_1000_ratio": ("at most", 1.5),
     "registry.again_1000_ratio": ("at most", 1.5),
     "verify.p50_ms": ("under", 0.3),
+    "launch.warm_p50_s": ("under", 0.5),
 }
 
 
@@ -38,6 +39,8 @@ async def run(console: Console, scale: float) -> dict[str, float]:
         found |= await verify.a_call(stack, stack.folder / "verify", runs=_at_least(3000 * scale))
         console.print("acquire, 16 clients")
         found |= await acquire.many_clients(stack, clients=16, each=20, rounds=_at_least(5 * scale))
+        console.print("launch, with and without a pool")
+        found |= await asyncio.to_thread(launch.first_call, stack, runs=_at_least(20 * scale))
         for leases, runs in ((1, 100), (20, 100)):
             console.print(f"complete, {leases} leases")
             found |= await complete.until_refused(stack, leases=leases, runs=_at_least(runs * scale))
@@ -95,6 +98,15 @@ def report(console: Console, found: dict[str, float]) -> None:
                 f"{found[f'registry.{key}_1000_ratio']:.2f}",
             ]
             for key, what in (("apply", "none there yet"), ("again", "all there already"))
+        ],
+    )
+    figures.show(
+        console,
+        f"from `launch` to the instance's first successful call ({found['launch.runs']:.0f} runs)",
+        ["", "p50", "longest"],
+        [
+            [what, *(f"{found[f'launch.{way}_{name}_s']:.2f} s" for name in ("p50", "max"))]
+            for way, what in (("warm", "an identity waits"), ("cold", "none waits"))
         ],
     )
     figures.show(
