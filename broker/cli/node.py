@@ -159,7 +159,9 @@ async def node_work(config: Path, state: Path, *, parent: str = "") -> AsyncIter
             make = MakeIdentities(
                 ledger=ledger,
                 registry=registry,
-                sees_served=WorkloadApiProbe(endpoint_socket=settings.endpoint_socket),
+                sees_served=WorkloadApiProbe(
+                    endpoint_socket=settings.endpoint_socket, settles=settings.registry.settles
+                ),
                 clock=clock,
                 new_name=lambda: secrets.token_hex(8),
             )

@@ -111,6 +111,9 @@ class RegistrySettings(_Model):
 
     server: str | None = None
     parent: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]+$", max_length=512)] | None = None
+    settles: Annotated[Duration, Field(ge=timedelta(), le=timedelta(minutes=2))] = timedelta(seconds=12)
+    """Within what time a new entry is known to the agents: SPIRE's `cache_reload_interval` and `sync_interval`, 5 s each
+    unless they are set, and a fifth for their jitter. Waited where it cannot be looked at."""
 
     @model_validator(mode="after")
     def _server(self) -> Self:

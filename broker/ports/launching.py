@@ -120,4 +120,4 @@ class Command:
 SeesServed = Callable[[LaunchClass, Sequence[LaunchedIdentity]], Awaitable[frozenset[str]]]
 """Waits until SPIRE's agent serves at least one of the identities, all of the class, to a process such as an instance
 will be; returns the SPIFFE IDs that it serves, none when it took too long. What cannot be looked at from here
-(`LaunchClass.can_be_probed`) is taken for served: such instances ask SPIRE until they are answered."""
+(`LaunchClass.can_be_probed`) is taken for served after as long as SPIRE takes to tell its agents."""
