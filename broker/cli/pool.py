@@ -18,7 +18,6 @@ from broker.adapters.node.doorbell import DONE, SOCKET
 from broker.adapters.node.ledger import DEFAULT_FOLDER
 from broker.cli.node import EXPECTED, NodeWork, node_work
 from broker.cli.output import fail, say
-from broker.domain.launching import LaunchClass
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ class _Pool:
 
     def __init__(self, work: NodeWork) -> None:
         self._work = work
-        self._classes: dict[str, LaunchClass] = {}
+        self._ready: dict[str, int] = {}
         self._said = ""
         self._wakes: list[asyncio.Event] = []
 
@@ -106,7 +105,9 @@ class _Pool:
             os.umask(before)
         rounds = [
             asyncio.create_task(self._rounds(self._tidy, name="tidy")),
-            asyncio.create_task(self._rounds(self._fill, name="fill")),
+            # Apart: of what cannot be looked at, a round takes as long as SPIRE may take to tell its agents.
+            asyncio.create_task(self._rounds(lambda: self._fill(can_be_probed=True), name="fill")),
+            asyncio.create_task(self._rounds(lambda: self._fill(can_be_probed=False), name="fill")),
         ]
         try:
             stopped = asyncio.create_task(stop.wait())
@@ -138,16 +139,20 @@ class _Pool:
             if one.trouble:
                 logger.warning("%s is left: %s", one.identity.spiffe_id, one.trouble)
         self._work.keep.cool_down()
-        if self._classes:
-            await self._work.keep.renew(self._classes)
+        classes = self._work.classes()
+        await self._work.keep.renew(classes)
+        await self._work.keep.trim(classes)
 
-    async def _fill(self) -> None:
-        self._classes = self._work.classes()
-        pools = await self._work.keep.fill(self._classes, holder=self._work.node.myself())
+    async def _fill(self, *, can_be_probed: bool) -> None:
+        classes = self._work.classes()
+        mine = {name: one for name, one in classes.items() if one.can_be_probed is can_be_probed}
+        pools = await self._work.keep.fill(mine, holder=self._work.node.myself())
         for name, trouble in pools.trouble.items():
             logger.warning("%s: %s", name, trouble)
-        wanted = {name: one.ready for name, one in self._classes.items() if one.ready}
-        said = ", ".join(f"{name} {pools.ready.get(name, 0)} of {ready}" for name, ready in wanted.items())
+        self._ready = {name: count for name, count in self._ready.items() if name in classes} | pools.ready
+        said = ", ".join(
+            f"{name} {self._ready.get(name, 0)} of {one.ready}" for name, one in classes.items() if one.ready
+        )
         if said != self._said:
             self._said = said
             say(f"ready: {said or 'no class wants any'}")

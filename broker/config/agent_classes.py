@@ -247,10 +247,15 @@ class AgentClassModel(_Model):
             message = f"instances: these are {many}, max_instances allows {self.max_instances}: raise it"
             raise ValueError(message)
         unix = self.attestation
-        if self.ready and (not isinstance(unix, UnixAttestationModel) or not unix.gids):
+        if self.ready and isinstance(unix, UnixAttestationModel) and not unix.gids:
             message = (
-                "ready: only what is told apart by a group from gids can be made ahead of its instance: give "
-                "attestation gids, such as 70000-70999, or leave ready out"
+                "ready: what is told apart by a group is made ahead only by number: give attestation gids, such as "
+                "70000-70999, or leave ready out"
+            )
+            raise ValueError(message)
+        if self.ready and isinstance(unix, KubernetesAttestationModel):
+            message = (
+                "ready: a pod has its uid only when it is made, so nothing can wait for it: leave ready out"
             )
             raise ValueError(message)
         if not isinstance(unix, UnixAttestationModel):

@@ -3,13 +3,15 @@
     end_lost   L4 to L5 of identities whose holder died, that nobody took in time, or whose ending did not get through
     cool_down  L6
     renew      entries that would expire while their instance runs, or while they wait
-    fill       identities ready for each class, as many as the catalog says; those of classes that changed end
+    trim       those that wait for a class that changed, or in excess, end
+    fill       identities ready for each class, as many as the catalog says
 
 No round raises for one bad item. What SPIRE does not do now is tried again in the next round.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -42,7 +44,7 @@ LEAST_RECOVERY: Final = timedelta(seconds=20)
 class Pools:
     """How full the pools are after a round."""
 
-    ready: Mapping[str, int]
+    ready: dict[str, int]
     trouble: Mapping[str, str]
 
 
@@ -136,29 +138,45 @@ class KeepNode:
         return renewed
 
     async def fill(self, classes: Mapping[str, LaunchClass], *, holder: Holder) -> Pools:
-        """One round: as many ready as each class says, not more."""
+        """One round: as many ready as each class says; none waits for another's."""
         ready: dict[str, int] = {}
         trouble: dict[str, str] = {}
-        waiting = self._ledger.identities(states=[IdentityState.READY])
-        stale = [
-            one
-            for one in waiting
-            if one.agent_class not in classes or classes[one.agent_class].recipe != one.recipe
-        ]
-        for name, launch_class in classes.items():
-            good = [one for one in waiting if one.agent_class == name and one.recipe == launch_class.recipe]
-            stale += good[launch_class.ready :]
-            missing = launch_class.ready - len(good)
-            ready[name] = min(len(good), launch_class.ready)
+
+        async def fill_one(launch_class: LaunchClass) -> None:
+            waiting = len(self._waiting(launch_class))
+            missing = launch_class.ready - waiting
+            ready[launch_class.name] = min(waiting, launch_class.ready)
             if missing > 0:
                 try:
                     made = await self._make(launch_class, min(missing, BATCH), holder=holder, used=False)
-                    ready[name] += len(made)
+                    ready[launch_class.name] += len(made)
                 except (NoRoomError, CannotStartError) as error:
-                    trouble[name] = str(error)
-        if stale:
-            await self._end(stale)
+                    trouble[launch_class.name] = str(error)
+
+        filled = await asyncio.gather(*map(fill_one, classes.values()), return_exceptions=True)
+        for error in filled:
+            if error is not None:
+                raise error
         return Pools(ready=ready, trouble=trouble)
+
+    async def trim(self, classes: Mapping[str, LaunchClass]) -> list[Ended]:
+        """One round: what waits and that no class wants, as it is."""
+        stale = [
+            one
+            for one in self._ledger.identities(states=[IdentityState.READY])
+            if one.agent_class not in classes or classes[one.agent_class].recipe != one.recipe
+        ]
+        for launch_class in classes.values():
+            stale += self._waiting(launch_class)[launch_class.ready :]
+        return await self._end(stale)
+
+    def _waiting(self, launch_class: LaunchClass) -> list[LaunchedIdentity]:
+        waiting = self._ledger.identities(states=[IdentityState.READY])
+        return [
+            one
+            for one in waiting
+            if one.agent_class == launch_class.name and one.recipe == launch_class.recipe
+        ]
 
 
 def _lifetime(identity: LaunchedIdentity) -> timedelta:

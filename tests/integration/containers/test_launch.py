@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import pytest
 
+from broker.adapters.node.ledger import SqliteLedger
+from broker.domain.launching import IdentityState
 from tests.integration.containers.conftest import Stack
 from tests.integration.containers.test_stack import SVID
 
@@ -43,7 +45,8 @@ class Host:
         self._stack = stack
         self.config = folder / "broker.yaml"
         self._state = folder / "node"
-        (folder / "catalog.yaml").write_text(CATALOG)
+        self._catalog = folder / "catalog.yaml"
+        self.write(ready=0)
         self.config.write_text(
             f"""trust_domain: dev.tasklease.test
 spiffe_endpoint_socket: unix://{self._volume("spire-agent-socket")}/agent.sock
@@ -55,6 +58,25 @@ registry:
   settles: 3s
 """
         )
+
+    def write(self, *, ready: int) -> None:
+        self._catalog.write_text(f"{CATALOG}    ready: {ready}\n")
+
+    @contextmanager
+    def pool(self) -> Iterator[None]:
+        words = ("pool", "--config", str(self.config), "--state", str(self._state))
+        with subprocess.Popen([sys.executable, "-m", "broker", *words]) as process:
+            try:
+                yield
+            finally:
+                process.terminate()
+
+    def ready(self) -> int:
+        ledger = SqliteLedger(self._state)
+        try:
+            return len(ledger.identities(states=[IdentityState.READY]))
+        finally:
+            ledger.close()
 
     def _volume(self, name: str) -> str:
         path: str = self._stack.client.volumes.get(f"{self._stack.project}_{name}").attrs["Mountpoint"]
@@ -162,6 +184,20 @@ def test_when_the_container_is_killed_its_entry_goes(host: Host, stack: Stack) -
         stack.client.containers.get(name).kill()
         assert process.wait(PATIENCE) == 137
         assert host.is_clean()
+
+
+def test_a_pool_has_one_ready_so_that_no_container_waits(host: Host) -> None:
+    host.write(ready=1)
+    with host.pool():
+        eventually(lambda: len(host.entries()) == 1)
+        (waits,) = host.entries()
+        eventually(lambda: host.ready() == 1)
+        with host.started() as (_, said):
+            assert said == f"['spiffe://dev.tasklease.test/agent/crate/{waits.rpartition('.')[2]}']"
+            eventually(lambda: host.ready() == 1)  # the next one
+            assert len(host.entries()) == 2
+        host.write(ready=0)
+        eventually(host.is_clean)
 
 
 def test_nobody_chooses_whose_label_it_has(host: Host) -> None:

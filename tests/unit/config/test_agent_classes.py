@@ -150,6 +150,15 @@ def test_without_a_group_of_its_own_there_is_no_instance(attestation: Attestatio
             "3: agent_classes.bot.attestation: gids has room for 10, max_instances allows 100: widen the one or ",
         ),
         (
+            "attestation: {kind: unix, gids: 70000-70101}\n    ready: 3",
+            "3: agent_classes.bot.attestation: gids has room for 102, max_instances and ready are 103: ",
+        ),
+        ("ready: 1", "3: agent_classes.bot.ready: what is told apart by a group is made ahead only by number: "),
+        (
+            "attestation: {kind: kubernetes, namespace: a, service_account: b}\n    ready: 1",
+            "4: agent_classes.bot.ready: a pod has its uid only when it is made, so nothing can wait for it: ",
+        ),
+        (
             "attestation: {kind: docker}\n    instances: 101",
             "4: agent_classes.bot.instances: these are 101, max_instances allows 100: raise it",
         ),

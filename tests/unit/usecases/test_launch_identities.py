@@ -16,7 +16,7 @@ from broker.usecases.keep_node import KeepNode
 from broker.usecases.launch_identities import PATIENCE, EndIdentities, MakeIdentities
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.system import FakeClock
-from tests.unit.node.samples import ME, OTHER, a_class
+from tests.unit.node.samples import DOCKER, ME, OTHER, a_class
 
 COOLED = timedelta(minutes=10) + SETTLING
 
@@ -249,10 +249,27 @@ async def test_a_pool_is_filled_to_what_the_class_says_and_no_further(node: Laun
         pools = await node.keep.fill({"bot": of}, holder=OTHER)
         assert pools.ready == {"bot": 2}
     assert node.states() == [IdentityState.READY] * 2
-    await node.keep.fill({"bot": a_class(at_most=9, ready=1)}, holder=OTHER)
+    await node.keep.trim({"bot": a_class(at_most=9, ready=1)})
     assert sorted(node.states()) == [IdentityState.COOLING, IdentityState.READY]
-    await node.keep.fill({}, holder=OTHER)
+    await node.keep.trim({})
     assert node.states() == [IdentityState.COOLING] * 2
+
+
+async def test_one_class_that_cannot_be_filled_keeps_no_other_empty(node: Launching) -> None:
+    crate = a_class(DOCKER, name="crate", id_prefix="spiffe://example.test/agent/crate/", ready=1)
+    assert (await node.keep.fill({"bot": a_class(ready=9)}, holder=OTHER)).ready == {"bot": 4}
+    pools = await node.keep.fill({"bot": a_class(ready=9), "crate": crate}, holder=OTHER)
+    assert pools.ready == {"bot": 4, "crate": 1}
+    assert list(pools.trouble) == ["bot"]
+
+
+async def test_a_registry_that_is_away_fails_the_round_and_not_the_next(node: Launching) -> None:
+    classes = {"bot": a_class(ready=2)}
+    node.registry.away = True
+    with pytest.raises(RegistryUnavailableError):
+        await node.keep.fill(classes, holder=OTHER)
+    node.registry.away = False
+    assert (await node.keep.fill(classes, holder=OTHER)).ready == {"bot": 2}
 
 
 async def test_a_pool_without_numbers_says_so_and_goes_on(node: Launching) -> None:
