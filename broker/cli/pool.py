@@ -53,6 +53,7 @@ def pool(
 async def _once(config: Path, state: Path, parent: str) -> int:
     async with node_work(config, state, parent=parent) as work:
         ended = await work.keep.end_lost()
+        ended += await work.keep.trim(work.classes())
         await work.keep.renew(work.classes())
         freed = work.keep.cool_down()
     left = [one for one in ended if one.trouble]
