@@ -88,6 +88,7 @@ class Agent:
         """How the launch ended, and what it said."""
         if by is not None:
             self.process.send_signal(by)
+            self.process.wait(60)  # before its input is closed: it would take that for its end, and complete
         _, errors = self.process.communicate(timeout=60)
         return errors
 
