@@ -172,6 +172,7 @@ class _Broker:
             issue_timeout=timeout,
         )
         complete = CompleteTask(store=store, end_task=end_task, clock=clock)
+        keep_alive = KeepTaskAlive(store=store, events=events, clock=clock)
 
         def is_listed(trust_domain: str) -> bool:
             # SPIRE federates for many reasons: who has no agent class in the catalog is unlisted (R5).
@@ -224,7 +225,7 @@ class _Broker:
                     timeout=timeout,
                 ),
                 look=LookAtTasks(store=store),
-                keep_alive=KeepTaskAlive(store=store, events=events, clock=clock),
+                keep_alive=keep_alive,
                 complete=complete,
                 stopping=gate.stopping,
                 clock=clock,
@@ -274,7 +275,7 @@ class _Broker:
             new = settings.address_file.with_name(settings.address_file.name + ".new")
             new.write_text(f"{host}:{server.port}\n")
             new.replace(settings.address_file)
-        drains = [quarantine_instances.drain, report_ended.drain, revoke_leases.drain]
+        drains = [quarantine_instances.drain, report_ended.drain, revoke_leases.drain, keep_alive.drain]
         return cls(server, [acquire.drain, complete.drain, *drains])
 
 

@@ -99,7 +99,7 @@ class TaskEnded(BrokerError):
 
     @property
     def cause(self) -> str:
-        """COMPLETED, DEADLINE, HEARTBEAT_LOST, REVOKED, QUARANTINED or INSTANCE_GONE; empty when it is not known."""
+        """COMPLETED, DEADLINE, HEARTBEAT_LOST, REVOKED, QUARANTINED, INSTANCE_GONE or SVID_EXPIRED; empty when it is not known."""
         return self.metadata.get("end_cause", "")
 
 

@@ -93,11 +93,6 @@ class TaskType:
     heartbeat: timedelta
     max_leases: int
 
-    @property
-    def heartbeat_grace(self) -> timedelta:
-        """How long a task lives without a sign of life: three intervals."""
-        return self.heartbeat * 3
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentClass:

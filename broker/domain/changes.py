@@ -42,6 +42,15 @@ class TouchTask:
 
     task_id: TaskId
     heartbeat_due: datetime
+    svid_due: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetachTask:
+    """The last stream has closed: a sign of life is wanted sooner, never later. Precondition: the task is active."""
+
+    task_id: TaskId
+    heartbeat_due: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +161,7 @@ Change = (
     CreateTask
     | AddTaskToken
     | TouchTask
+    | DetachTask
     | EndTask
     | FinishTask
     | CreateLease

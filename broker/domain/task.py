@@ -11,10 +11,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 from broker.domain.errors import IllegalTransitionError
 from broker.domain.identifiers import TaskId
 from broker.domain.spiffe import SpiffeId
+
+GRACE_INTERVALS: Final = 3
+"""A task lives this many heartbeat intervals after its last sign of life."""
+
+STREAM_GRACE: Final = 1.5
+"""And this many after its last attached stream has closed: time for another one, or for a heartbeat."""
+
+LONGEST_SVID_GRACE: Final = timedelta(seconds=30)
+"""A task lives one heartbeat interval, and at most this, after the SVID of its last sign of life has expired: SPIRE gives
+a new one long before, but the stream on the old one's connection ends with it."""
 
 
 class TaskState(StrEnum):
@@ -34,6 +45,7 @@ class EndCause(StrEnum):
     REVOKED = "revoked"
     QUARANTINED = "quarantined"
     INSTANCE_GONE = "instance-gone"
+    SVID_EXPIRED = "svid-expired"
 
 
 class Outcome(StrEnum):
@@ -76,12 +88,15 @@ class Task:
     deadline: datetime
     heartbeat_interval: timedelta
     heartbeat_due: datetime
+    """By when the next sign of life is wanted; never after `svid_due`."""
     fingerprint: bytes = b""
     idempotency_key: str | None = None
     request_digest: str = ""
     state: TaskState = TaskState.ACTIVE
     end: TaskEnd | None = None
     ended_at: datetime | None = None
+    svid_due: datetime | None = None
+    """By when a sign of life with a newer SVID than that of the last one is wanted."""
 
     def ending(self, end: TaskEnd) -> Task:
         """Active to ending.
@@ -110,5 +125,20 @@ class Task:
         if now >= self.deadline:
             return EndCause.DEADLINE
         if now >= self.heartbeat_due:
-            return EndCause.HEARTBEAT_LOST
+            by_svid = self.svid_due is not None and self.svid_due <= self.heartbeat_due
+            return EndCause.SVID_EXPIRED if by_svid else EndCause.HEARTBEAT_LOST
         return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignOfLife:
+    """What follows from one: by when the next is wanted, and by when one with a newer SVID."""
+
+    heartbeat_due: datetime
+    svid_due: datetime
+
+    @classmethod
+    def given(cls, *, at: datetime, interval: timedelta, svid_expires_at: datetime) -> SignOfLife:
+        """A sign of life at `at`, by a caller whose SVID expires then."""
+        svid_due = svid_expires_at + min(interval, LONGEST_SVID_GRACE)
+        return cls(heartbeat_due=min(at + interval * GRACE_INTERVALS, svid_due), svid_due=svid_due)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ import grpc
 
 from broker.api.v1 import tasks_pb2, tasks_pb2_grpc
 from broker.domain.errors import ShuttingDownError
+from broker.domain.task import Task
 from broker.ports.system import Clock
 from broker.server import bounds, wire
 from broker.server.gate import admitted
@@ -17,6 +19,7 @@ from broker.usecases.complete_task import CompleteTask
 from broker.usecases.declare_task import DeclareTask
 from broker.usecases.keep_task_alive import KeepTaskAlive
 from broker.usecases.look_at_tasks import LookAtTasks
+from broker.usecases.task_events import TaskEvent
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Item = TypeVar("Item")
@@ -79,10 +82,23 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         self, request: tasks_pb2.AttachTaskRequest, _context: Context
     ) -> AsyncIterator[tasks_pb2.AttachTaskResponse]:
         """Attach: signs of life until the stream ends, and the task's events."""
-        call = admitted()
-        items = self._keep_alive.attach(call.caller, bounds.task_id(request.task_id), call.verify_again)
+        call, task_id = admitted(), bounds.task_id(request.task_id)
+        items = self._keep_alive.attach(call.caller, task_id, call.verify_again)
+        attached = False
+        try:
+            async with contextlib.aclosing(_until(self._stopping, items)) as living:
+                async for message in self._messages(living):
+                    attached = True
+                    yield message
+        finally:
+            if attached and not self._stopping.is_set():
+                self._keep_alive.detached(call.caller, task_id)
+
+    async def _messages(
+        self, items: AsyncIterator[tuple[TaskEvent | None, Task]]
+    ) -> AsyncIterator[tasks_pb2.AttachTaskResponse]:
         first = True
-        async for event, task in _until(self._stopping, items):
+        async for event, task in items:
             message = tasks_pb2.AttachTaskResponse(
                 kind=(
                     wire.EVENT_KINDS[event.kind]
@@ -110,7 +126,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
         return tasks_pb2.CompleteTaskResponse(task=wire.task_message(task, leases))
 
 
-async def _until(stopping: asyncio.Event, items: AsyncGenerator[Item]) -> AsyncIterator[Item]:
+async def _until(stopping: asyncio.Event, items: AsyncGenerator[Item]) -> AsyncGenerator[Item]:
     """Pass `items` on until the broker stops.
 
     Raises:

@@ -26,7 +26,7 @@ from broker.domain.errors import (
     InstanceQuarantinedError,
     TaskLimitReachedError,
 )
-from broker.domain.task import Scope, Task
+from broker.domain.task import Scope, SignOfLife, Task
 from broker.ports.issuing import CredentialIssuer
 from broker.ports.policy import CatalogSource, PolicyEngine
 from broker.ports.store import Conflict, ConflictError, Store
@@ -224,6 +224,9 @@ class DeclareTask:
         if deadline > latest:
             remedy = f"at most {task_type.max_duration} from now for this task type"
             raise FieldInvalidError([FieldViolation(field="deadline", remedy=remedy)])
+        sign = SignOfLife.given(
+            at=now, interval=task_type.heartbeat, svid_expires_at=caller.peer.svid_expires_at
+        )
         return Task(
             task_id=self._ids.task_id(),
             owner=caller.peer.spiffe_id,
@@ -235,7 +238,8 @@ class DeclareTask:
             created_at=now,
             deadline=deadline,
             heartbeat_interval=task_type.heartbeat,
-            heartbeat_due=now + task_type.heartbeat_grace,
+            heartbeat_due=sign.heartbeat_due,
+            svid_due=sign.svid_due,
             fingerprint=declaration.fingerprint,
             idempotency_key=declaration.idempotency_key,
             request_digest=declaration.digest,

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable
 from datetime import datetime, timedelta
-from typing import Final
 
-from broker.domain.changes import TouchTask
-from broker.domain.errors import TaskNotActiveError
+from broker.domain.changes import DetachTask, TouchTask
+from broker.domain.errors import BrokerError, TaskNotActiveError
 from broker.domain.identifiers import TaskId
-from broker.domain.task import Task, TaskState
+from broker.domain.task import STREAM_GRACE, SignOfLife, Task, TaskState
 from broker.ports.store import ConflictError, Store
 from broker.ports.system import Clock
 from broker.usecases.caller import Caller
 from broker.usecases.ownership import own_task
 from broker.usecases.task_events import EventKind, TaskEvent, TaskEvents
 
-GRACE_INTERVALS: Final = 3
-"""A task lives this many heartbeat intervals after its last sign of life."""
+logger = logging.getLogger(__name__)
 
 
 class KeepTaskAlive:
@@ -28,6 +27,7 @@ class KeepTaskAlive:
         self._store = store
         self._events = events
         self._clock = clock
+        self._background: set[asyncio.Task[None]] = set()
 
     async def beat(self, caller: Caller, task_id: TaskId) -> datetime:
         """Take a sign of life; return when the next one is due.
@@ -37,7 +37,29 @@ class KeepTaskAlive:
             TaskNotActiveError: the task is ending or has ended.
         """
         task = await own_task(self._store, caller.peer, task_id)
-        return await self._touch(task)
+        return await self._touch(caller, task)
+
+    def detached(self, caller: Caller, task_id: TaskId) -> None:
+        """The stream of a task has closed, and not because this broker stops: unless there is another one here, the
+        next sign of life is wanted sooner. Never waits; what comes of it is not needed to go on."""
+        if not self._events.is_heard(task_id):
+            work = asyncio.create_task(self._detach(caller, task_id), name="detach")
+            self._background.add(work)
+            work.add_done_callback(self._background.discard)
+
+    async def drain(self) -> None:
+        """Wait for what `detached` began."""
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    async def _detach(self, caller: Caller, task_id: TaskId) -> None:
+        try:
+            task = await own_task(self._store, caller.peer, task_id)
+            due = self._clock.now() + task.heartbeat_interval * STREAM_GRACE
+            await self._store.commit([DetachTask(task_id=task_id, heartbeat_due=due)])
+        except (ConflictError, BrokerError):
+            return  # it ends, or its heartbeat will be missing as well
+        except Exception as error:  # noqa: BLE001 - nobody waits for this; its text may be anybody's
+            logger.error("stream of task %s has closed: not recorded: %s", task_id, type(error).__name__)
 
     async def attach(
         self, caller: Caller, task_id: TaskId, still_welcome: Callable[[], None]
@@ -54,7 +76,7 @@ class KeepTaskAlive:
         """
         task = await own_task(self._store, caller.peer, task_id)
         with self._events.listening(task_id) as queue:
-            await self._touch(task)
+            await self._touch(caller, task)
             touch_at = self._clock.now() + task.heartbeat_interval
             yield None, task
             while True:
@@ -64,7 +86,7 @@ class KeepTaskAlive:
                     continue
                 task = await own_task(self._store, caller.peer, task_id)
                 if task.state is TaskState.ACTIVE and self._clock.now() >= touch_at:
-                    await self._touch_if_active(task)
+                    await self._touch_if_active(caller, task)
                     touch_at = self._clock.now() + task.heartbeat_interval
                 if event is None and task.state is TaskState.ENDED:  # the event was lost
                     event = TaskEvent(kind=EventKind.TASK_ENDED, at=task.ended_at or self._clock.now())
@@ -74,17 +96,22 @@ class KeepTaskAlive:
                 if event is not None and event.kind is EventKind.TASK_ENDED:
                     return
 
-    async def _touch(self, task: Task) -> datetime:
-        due = self._clock.now() + task.heartbeat_interval * GRACE_INTERVALS
+    async def _touch(self, caller: Caller, task: Task) -> datetime:
+        sign = SignOfLife.given(
+            at=self._clock.now(),
+            interval=task.heartbeat_interval,
+            svid_expires_at=caller.peer.svid_expires_at,
+        )
+        change = TouchTask(task_id=task.task_id, heartbeat_due=sign.heartbeat_due, svid_due=sign.svid_due)
         try:
-            await self._store.commit([TouchTask(task_id=task.task_id, heartbeat_due=due)])
+            await self._store.commit([change])
         except ConflictError as error:
             raise TaskNotActiveError from error
-        return due
+        return sign.heartbeat_due
 
-    async def _touch_if_active(self, task: Task) -> None:
+    async def _touch_if_active(self, caller: Caller, task: Task) -> None:
         try:
-            await self._touch(task)
+            await self._touch(caller, task)
         except TaskNotActiveError:
             return  # the next event says so
 

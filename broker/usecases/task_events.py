@@ -58,6 +58,10 @@ class TaskEvents:
             if not listeners:
                 del self._listeners[task_id]
 
+    def is_heard(self, task_id: TaskId) -> bool:
+        """Whether a stream is attached here."""
+        return task_id in self._listeners
+
     def publish(self, task_id: TaskId, event: TaskEvent) -> None:
         """Tell every listener; never waits."""
         for queue in self._listeners.get(task_id, ()):

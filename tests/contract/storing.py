@@ -179,6 +179,22 @@ class TaskCases:
         due = NOON + timedelta(hours=5)
         await store.commit([c.TouchTask(task_id=TASK, heartbeat_due=due)])
         assert await store.task(TASK) == replace(task, heartbeat_due=due)
+        touch = c.TouchTask(task_id=TASK, heartbeat_due=due, svid_due=due - SECOND)
+        await store.commit([touch])
+        assert await store.task(TASK) == replace(task, heartbeat_due=due, svid_due=due - SECOND)
+
+    async def test_a_stream_that_closed_moves_it_forward_and_never_back(self, store: Store) -> None:
+        task = await add_task(store)
+        for later in (task.heartbeat_due + SECOND, task.heartbeat_due):
+            await store.commit([c.DetachTask(task_id=TASK, heartbeat_due=later)])
+            assert await store.task(TASK) == task
+        sooner = task.heartbeat_due - SECOND
+        await store.commit([c.DetachTask(task_id=TASK, heartbeat_due=sooner)])
+        assert await store.task(TASK) == replace(task, heartbeat_due=sooner)
+
+    async def test_a_task_keeps_when_its_svid_is_due(self, store: Store) -> None:
+        task = await add_task(store, a_task(svid_due=NOON + SECOND))
+        assert await store.task(TASK) == task
 
     async def test_an_ended_task_says_why_and_how(self, store: Store) -> None:
         task = await add_task(store)
@@ -190,7 +206,7 @@ class TaskCases:
         assert await store.task(TASK) == ended
 
     @pytest.mark.parametrize("state", ["unknown", "ending", "ended"])
-    @pytest.mark.parametrize("change", ["token", "touch", "end", "lease"])
+    @pytest.mark.parametrize("change", ["token", "touch", "detach", "end", "lease"])
     async def test_a_task_that_is_not_active_takes_nothing_more(
         self, store: Store, state: str, change: str
     ) -> None:
@@ -203,6 +219,7 @@ class TaskCases:
         asked: dict[str, c.Change] = {
             "token": c.AddTaskToken(task_id=TASK, accessor=TokenAccessor("late"), at=NOON),
             "touch": c.TouchTask(task_id=TASK, heartbeat_due=NOON),
+            "detach": c.DetachTask(task_id=TASK, heartbeat_due=NOON),
             "end": c.EndTask(task_id=TASK, end=an_end(EndCause.DEADLINE, NOON + SECOND)),
             "lease": c.CreateLease(lease=a_lease(), max_live=MANY),
         }

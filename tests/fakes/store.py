@@ -264,7 +264,7 @@ def _apply(state: _State, change: c.Change) -> None:
             _create_lease(state, change)
         case c.FinishTask():
             _finish_task(state, change)
-        case c.AddTaskToken() | c.TouchTask() | c.EndTask():
+        case c.AddTaskToken() | c.TouchTask() | c.DetachTask() | c.EndTask():
             _change_active_task(state, change)
         case c.AddQuarantine():
             state.quarantines.setdefault(change.quarantine.target, change.quarantine)
@@ -274,13 +274,20 @@ def _apply(state: _State, change: c.Change) -> None:
             _change_lease(state, change)
 
 
-def _change_active_task(state: _State, change: c.AddTaskToken | c.TouchTask | c.EndTask) -> None:
+def _change_active_task(
+    state: _State, change: c.AddTaskToken | c.TouchTask | c.DetachTask | c.EndTask
+) -> None:
     task = _active(state, change.task_id)
     match change:
         case c.AddTaskToken():
             state.tokens[change.accessor] = change.task_id
         case c.TouchTask():
-            state.tasks[task.task_id] = replace(task, heartbeat_due=change.heartbeat_due)
+            state.tasks[task.task_id] = replace(
+                task, heartbeat_due=change.heartbeat_due, svid_due=change.svid_due
+            )
+        case c.DetachTask():
+            sooner = min(task.heartbeat_due, change.heartbeat_due)
+            state.tasks[task.task_id] = replace(task, heartbeat_due=sooner)
         case c.EndTask():
             state.tasks[task.task_id] = task.ending(change.end)
             for lease in state.open_leases(task.task_id):

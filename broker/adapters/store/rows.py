@@ -18,6 +18,7 @@ from broker.domain.task import EndCause, Outcome, Scope, Task, TaskEnd, TaskStat
 TASK_COLUMNS: Final = (
     "task_id", "owner", "agent_class", "task_type", "intent", "roles", "environment", "created_at", "deadline",
     "heartbeat_interval_us", "heartbeat_due", "fingerprint", "idempotency_key", "request_digest", "state",
+    "svid_due",
 )  # fmt: skip
 LEASE_COLUMNS: Final = (
     "lease_id", "task_id", "role", "idempotency_key", "request_digest", "accessor", "intended_at",
@@ -47,6 +48,7 @@ def task_row(task: Task) -> Mapping[str, Any]:
         "idempotency_key": task.idempotency_key,
         "request_digest": task.request_digest,
         "state": task.state.value,
+        "svid_due": task.svid_due,
     }
 
 
@@ -78,6 +80,7 @@ def task_of(row: Row) -> Task:
         state=TaskState(row["state"]),
         end=end,
         ended_at=_time_or_none(row["ended_at"]),
+        svid_due=_time_or_none(row["svid_due"]),
     )
 
 

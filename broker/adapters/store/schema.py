@@ -48,6 +48,7 @@ tasks: Final = Table(
     Column("end_outcome", String(16)),
     Column("end_reason", Text),
     Column("ended_at", BigInteger),
+    Column("svid_due", BigInteger),
     Index("tasks_by_owner", "owner", "task_id"),
     Index("tasks_by_deadline", "state", "deadline"),
     Index("tasks_by_heartbeat", "state", "heartbeat_due"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, case, func, insert, select, update
 
 from broker.adapters.store.quarantine_sql import ACTIVE_BY_KIND, BY_TARGET, DELETE, INSERT, OF_OWNER
 from broker.adapters.store.rows import (
@@ -52,7 +52,16 @@ _INSERT_TOKEN = Statement(insert(task_tokens), columns=("accessor", "task_id", "
 _TOUCH = Statement(
     update(tasks)
     .where(tasks.c.task_id == bindparam("b_task"), tasks.c.state == _ACTIVE)
-    .values(heartbeat_due=bindparam("b_due"))
+    .values(heartbeat_due=bindparam("b_due"), svid_due=bindparam("b_svid_due"))
+)
+_DETACH = Statement(
+    update(tasks)
+    .where(tasks.c.task_id == bindparam("b_task"), tasks.c.state == _ACTIVE)
+    .values(
+        heartbeat_due=case(
+            (tasks.c.heartbeat_due > bindparam("b_due"), bindparam("b_due")), else_=tasks.c.heartbeat_due
+        )
+    )
 )
 _END_TASK = Statement(
     update(tasks)
@@ -168,8 +177,13 @@ def apply(  # noqa: C901, PLR0912 - one arm a change, each a line or two
                     _INSERT_TOKEN, accessor=change.accessor, task_id=change.task_id, made_at=change.at
                 )
             case c.TouchTask():
-                touched = session.change(_TOUCH, b_task=change.task_id, b_due=change.heartbeat_due)
+                touched = session.change(
+                    _TOUCH, b_task=change.task_id, b_due=change.heartbeat_due, b_svid_due=change.svid_due
+                )
                 _demand(touched, Conflict.TASK_NOT_ACTIVE)
+            case c.DetachTask():
+                detached = session.change(_DETACH, b_task=change.task_id, b_due=change.heartbeat_due)
+                _demand(detached, Conflict.TASK_NOT_ACTIVE)
             case c.EndTask():
                 _end_task(session, change)
             case c.FinishTask():

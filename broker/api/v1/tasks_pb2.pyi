@@ -35,6 +35,7 @@ class TaskEndCause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_END_CAUSE_REVOKED: _ClassVar[TaskEndCause]
     TASK_END_CAUSE_QUARANTINED: _ClassVar[TaskEndCause]
     TASK_END_CAUSE_INSTANCE_GONE: _ClassVar[TaskEndCause]
+    TASK_END_CAUSE_SVID_EXPIRED: _ClassVar[TaskEndCause]
 TASK_STATE_UNSPECIFIED: TaskState
 TASK_STATE_ACTIVE: TaskState
 TASK_STATE_ENDING: TaskState
@@ -50,6 +51,7 @@ TASK_END_CAUSE_HEARTBEAT_LOST: TaskEndCause
 TASK_END_CAUSE_REVOKED: TaskEndCause
 TASK_END_CAUSE_QUARANTINED: TaskEndCause
 TASK_END_CAUSE_INSTANCE_GONE: TaskEndCause
+TASK_END_CAUSE_SVID_EXPIRED: TaskEndCause
 
 class Scope(_message.Message):
     __slots__ = ("roles",)

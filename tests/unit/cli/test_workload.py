@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from broker.cli import workload
+from broker.cli import registry_session, workload
 from broker.domain.workload import EntryId, WorkloadEntry
 from broker.ports.registry import EntryResult, RegistryRefusedError, RegistryUnavailableError
 from tests.fakes.registry import FakeRegistry
@@ -36,7 +36,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     async def opened(_address: str, **_how: object) -> AsyncIterator[Registry]:
         yield registry
 
-    monkeypatch.setattr(workload, "open_registry", opened)
+    monkeypatch.setattr(registry_session, "open_registry", opened)
     return registry
 
 
@@ -117,7 +117,7 @@ def test_a_registry_that_cannot_be_opened_is_one_line(
         async def __aexit__(self, *_error: object) -> None:
             """Was never entered."""
 
-    monkeypatch.setattr(workload, "open_registry", lambda _address, **_how: Closed())
+    monkeypatch.setattr(registry_session, "open_registry", lambda _address, **_how: Closed())
     done = run(command, config)
     assert (done.exit_code, done.stdout, done.stderr) == (1, "", f"error: {error}\n")
 

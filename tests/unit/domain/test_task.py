@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.domain.errors import IllegalTransitionError
-from broker.domain.task import EndCause, Task, TaskState
+from broker.domain.task import EndCause, SignOfLife, Task, TaskState
 from tests.fakes.samples import a_task, an_end
 from tests.fakes.system import NOON
 
@@ -78,3 +78,30 @@ def test_a_task_lapses_at_its_deadline_or_without_a_sign_of_life(deadline: int, 
     assert task.lapsed(at) is wanted
     assert end(task, at).lapsed(at) is None
     assert finish(end(task, at), at).lapsed(at) is None
+
+
+@pytest.mark.parametrize(
+    ("interval", "svid", "due", "cause"),
+    [
+        (10, 3600, 30, EndCause.HEARTBEAT_LOST),
+        (10, 20, 30, EndCause.SVID_EXPIRED),  # both at once: it is the SVID that has to be renewed
+        (10, 5, 15, EndCause.SVID_EXPIRED),
+        (300, 60, 90, EndCause.SVID_EXPIRED),  # a long interval is no long grace
+        (10, -1, 9, EndCause.SVID_EXPIRED),
+    ],
+)
+def test_a_sign_of_life_counts_no_longer_than_the_svid_it_came_with(
+    interval: int, svid: int, due: int, cause: EndCause
+) -> None:
+    sign = SignOfLife.given(
+        at=NOON, interval=timedelta(seconds=interval), svid_expires_at=NOON + timedelta(seconds=svid)
+    )
+    assert sign.heartbeat_due == NOON + timedelta(seconds=due)
+    task = a_task(heartbeat_due=sign.heartbeat_due, svid_due=sign.svid_due)
+    assert task.lapsed(sign.heartbeat_due - timedelta(microseconds=1)) is None
+    assert task.lapsed(sign.heartbeat_due) is cause
+
+
+def test_a_stream_that_closed_is_a_heartbeat_that_is_missing() -> None:
+    task = a_task(heartbeat_due=NOON + timedelta(seconds=5), svid_due=NOON + timedelta(seconds=20))
+    assert task.lapsed(NOON + timedelta(seconds=5)) is EndCause.HEARTBEAT_LOST

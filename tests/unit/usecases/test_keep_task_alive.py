@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from broker.domain.errors import StoreUnavailableError, SvidExpiredError, TaskNotActiveError
+from broker.domain.task import EndCause
 from broker.usecases.task_events import EventKind, TaskEvent, TaskEvents
 from tests.fakes.samples import TASK, a_caller, an_end
 from tests.fakes.system import NOON
@@ -149,3 +151,57 @@ async def test_a_stream_waits_without_looking_until_there_is_something(broker: B
     event, _task = await waiting
     assert event is not None
     await stream.aclose()
+
+
+async def test_a_stream_that_closed_wants_a_sign_of_life_sooner(broker: Broker) -> None:
+    task = await broker.declared()
+    broker.clock.advance(seconds=20)
+    stream = broker.keep_alive.attach(CALLER, task.task_id, welcome)
+    await anext(stream)
+    await stream.aclose()
+    broker.keep_alive.detached(CALLER, task.task_id)
+    await broker.keep_alive.drain()
+    assert (await broker.task(task.task_id)).heartbeat_due == NOON + timedelta(seconds=35)
+    due = await broker.keep_alive.beat(CALLER, task.task_id)
+    assert due == NOON + timedelta(seconds=50)
+
+
+async def test_one_of_two_streams_that_closes_changes_nothing(broker: Broker) -> None:
+    task = await broker.declared()
+    one, other = (broker.keep_alive.attach(CALLER, task.task_id, welcome) for _ in range(2))
+    await anext(one)
+    await anext(other)
+    await one.aclose()
+    broker.keep_alive.detached(CALLER, task.task_id)
+    await broker.keep_alive.drain()
+    assert (await broker.task(task.task_id)).heartbeat_due == NOON + timedelta(seconds=30)
+    await other.aclose()
+
+
+async def test_a_stream_that_closed_while_the_store_is_away_says_nothing(broker: Broker) -> None:
+    task = await broker.declared()
+    broker.store.down = True
+    broker.keep_alive.detached(CALLER, task.task_id)
+    await broker.keep_alive.drain()
+    broker.store.down = False
+    assert (await broker.task(task.task_id)).heartbeat_due == NOON + timedelta(seconds=30)
+
+
+async def test_a_heartbeat_with_an_svid_that_is_about_to_expire_counts_for_that_long(broker: Broker) -> None:
+    task = await broker.declared()
+    dying = replace(CALLER, peer=replace(CALLER.peer, svid_expires_at=NOON + timedelta(seconds=4)))
+    assert await broker.keep_alive.beat(dying, task.task_id) == NOON + timedelta(seconds=14)
+    broker.clock.advance(seconds=14)
+    assert await broker.watch.end_lapsed() == 1
+    ended = await broker.task(task.task_id)
+    assert ended.end is not None
+    assert ended.end.cause is EndCause.SVID_EXPIRED
+
+
+async def test_a_newer_svid_in_time_goes_on(broker: Broker) -> None:
+    dying = replace(CALLER, peer=replace(CALLER.peer, svid_expires_at=NOON + timedelta(seconds=4)))
+    task = await broker.declared(dying)
+    broker.clock.advance(seconds=13)
+    await broker.keep_alive.beat(CALLER, task.task_id)
+    broker.clock.advance(seconds=2)
+    assert await broker.watch.end_lapsed() == 0
