@@ -31,9 +31,10 @@ test-unit: $(READY) ## Run the quick tests only: no network, no processes
 check: $(READY) ## Lint, types, import rules, wire, generated files; no network, no Docker
 	@PYTHON_FOLDERS="$(PYTHON_FOLDERS)" tools/check.sh
 
-gen: $(READY) ## Generate Python from proto/ and spire/proto/, and the catalog's JSON Schema
+gen: $(READY) ## Generate Python from proto/ and spire/proto/, the catalog's JSON Schema, the table of transitions
 	@tools/generate.sh .
 	@$(BIN)/tasklease catalog schema >docs/catalog.schema.json
+	@$(BIN)/python -m tools.lifecycle
 
 baseline: $(READY) ## Accept the wire as it is now: later breaking changes are measured against it
 	@$(BIN)/buf build --exclude-source-info -o proto/baseline.binpb
