@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import acquire, complete, figures, launch, registry, verify, where
+from bench import acquire, complete, figures, launch, registry, revocation, verify, where
+from bench import scale as scale_
 from bench.stack import measured
 from broker.devstack.parts import REPOSITORY
 
@@ -22,6 +23,10 @@ TARGETS = {
     "registry.again_1000_ratio": ("at most", 1.5),
     "verify.p50_ms": ("under", 0.3),
     "launch.warm_p50_s": ("under", 0.5),
+    "revoke.500_ratio": ("at most", 1.3),
+    "storm.issue_p99_ratio": ("at most", 2.0),
+    "scale.acquire_100k_ratio": ("at most", 1.2),
+    "scale.complete_100k_ratio": ("at most", 1.2),
 }
 
 
@@ -44,8 +49,13 @@ async def run(console: Console, scale: float) -> dict[str, float]:
         for leases, runs in ((1, 100), (20, 100)):
             console.print(f"complete, {leases} leases")
             found |= await complete.until_refused(stack, leases=leases, runs=_at_least(runs * scale))
+        console.print("500 leases of one task, and a storm")
+        found |= await revocation.of_one_task(stack, leases=500, rounds=_at_least(5 * scale))
+        found |= await revocation.storm(stack, leases=1000, tasks=20)
         console.print("registry, 1000 entries")
         found |= await asyncio.to_thread(registry.apply, stack, entries=1000, rounds=_at_least(5 * scale))
+        console.print("100,000 live leases")  # last: they stay
+        found |= await scale_.with_leases(stack, many=100_000, runs=_at_least(150 * scale))
     return found
 
 
@@ -85,6 +95,36 @@ def report(console: Console, found: dict[str, float]) -> None:
                 ),
             ]
             for leases in (1, 20)
+        ],
+    )
+    figures.show(
+        console,
+        "many leases",
+        ["", "broker", "beside it", "ratio"],
+        [
+            [
+                "500 of one task until it has ended; Vault alone, one after the other",
+                *(f"{found[f'revoke.500_{who}_s']:.2f} s" for who in ("ours", "vault")),
+                f"{found['revoke.500_ratio']:.2f}",
+            ],
+            [
+                f"acquire, p99, while {found['storm.leases']:.0f} are revoked; usual",
+                *(f"{found[f'storm.{who}_p99_ms']:.0f} ms" for who in ("issue", "usual")),
+                f"{found['storm.issue_p99_ratio']:.2f}",
+            ],
+            *(
+                [
+                    f"{what}, p50, with 100,000 in the store; with 1,000",
+                    *(f"{found[f'scale.{what}_{how}_ms']:.1f} ms" for how in ("many", "few")),
+                    f"{found[f'scale.{what}_100k_ratio']:.2f}",
+                ]
+                for what in ("acquire", "complete")
+            ),
+            [
+                "the broker's memory, with 100,000; with 1,000",
+                *(f"{found[f'scale.memory_{how}_mib']:.0f} MiB" for how in ("many", "few")),
+                f"{found['scale.memory_many_mib'] / found['scale.memory_few_mib']:.2f}",
+            ],
         ],
     )
     figures.show(

@@ -8,13 +8,15 @@ A failure is recorded, alarmed and tried again with backoff and jitter, without 
 has no Vault lease id: the token under which it was asked for is revoked instead (rule R2), once Vault can no longer
 be at work on it and no other lease lives under that token. Until then nobody holds its secret, and nobody renews it.
 
-What always holds: no lease is worked on twice at once in this process; `revoked` is recorded after V2 only.
+What always holds: no lease is worked on twice at once in this process; `revoked` is recorded after V2 only; a task with
+many leases keeps no other waiting (`fair_slots`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
@@ -29,6 +31,7 @@ from broker.domain.task import Task, TaskState
 from broker.ports.issuing import CredentialIssuer
 from broker.ports.store import ConflictError, Store
 from broker.ports.system import Clock, Ids, Steps
+from broker.usecases.fair_slots import FairSlots
 from broker.usecases.task_events import EventKind, TaskEvent, TaskEvents
 
 logger = logging.getLogger(__name__)
@@ -39,7 +42,9 @@ client is gone, but not in the same instant, and a credential made after its tok
 
 _FIRST_PAUSE: Final = timedelta(milliseconds=500)
 _LONGEST_PAUSE: Final = timedelta(minutes=1)
-_AT_ONCE: Final = 8
+_AT_ONCE: Final = 2
+"""Revocations at once for each mount of the backend. Engines do one thing after another: more only wait there, before what
+is issued meanwhile; and a mount whose backend does not answer keeps no other waiting."""
 
 
 class RevokeLeases:
@@ -65,7 +70,7 @@ class RevokeLeases:
         self._events = events
         self._actor = actor
         self._timeout = timeout
-        self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._slots: defaultdict[str, FairSlots] = defaultdict(lambda: FairSlots(_AT_ONCE))
         self._working: dict[LeaseId, asyncio.Future[bool]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self.being_made: Callable[[Lease], bool] = lambda _lease: False
@@ -117,13 +122,22 @@ class RevokeLeases:
 
         Joins an attempt that is under way. Never raises: a failure is recorded and tried again by the sweep.
         """
+        return await asyncio.shield(self.begin(lease))
+
+    def begin(self, lease: Lease) -> asyncio.Future[bool]:
+        """Begin an attempt, or return the one that is under way; it goes on whether somebody waits for it or not."""
         under_way = self._working.get(lease.lease_id)
         if under_way is not None:
-            return await asyncio.shield(under_way)
+            return under_way
         work = asyncio.ensure_future(self._attempt(lease))
         self._working[lease.lease_id] = work
         work.add_done_callback(lambda _done: self._working.pop(lease.lease_id, None))
-        return await asyncio.shield(work)
+        return work
+
+    @property
+    def under_way(self) -> frozenset[LeaseId]:
+        """Leases that are being worked on, or that wait for their turn, in this process."""
+        return frozenset(self._working)
 
     async def take_back(self, lease_id: LeaseId, vault_lease_id: VaultLeaseId | None) -> None:
         """Revoke what an issue left behind, now, even if the store is away.
@@ -154,7 +168,7 @@ class RevokeLeases:
             since = lease.revoking_since or lease.intended_at
             if now < since + IN_DOUBT_GRACE or await self._others_live_under_its_token(lease):
                 return False
-        async with self._at_once:
+        async with self._slots[_mount_of(lease)].slot(lease.task_id):
             try:
                 await self._revoke_at_backend(lease.vault_lease_id, lease.accessor)
             except BrokerError as error:
@@ -260,3 +274,8 @@ class RevokeLeases:
         """Exponential with full jitter in its upper half, bounded."""
         whole = min(_FIRST_PAUSE * 2 ** min(attempts, 10), _LONGEST_PAUSE)
         return timedelta(seconds=whole.total_seconds() * (0.5 + self._ids.fraction() / 2))
+
+
+def _mount_of(lease: Lease) -> str:
+    """What does one thing after another: the first part of a lease's path; tokens have their own."""
+    return "" if lease.vault_lease_id is None else lease.vault_lease_id.partition("/")[0]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import zlib
 from datetime import timedelta
 from typing import Final
 
@@ -33,7 +34,13 @@ from broker.usecases.revoke_leases import RevokeLeases
 logger = logging.getLogger(__name__)
 
 _BATCH: Final = 200
-_AT_ONCE: Final = 8
+_AT_ONCE: Final = 4
+_RENEW_FROM: Final = 0.6
+_RENEW_UNTIL: Final = 0.5
+"""What is left of its TTL when a lease is renewed."""
+
+_ROUND_PATIENCE: Final = 1.0
+"""Seconds of the process's own time."""
 
 
 class WatchOverTasks:
@@ -74,16 +81,19 @@ class WatchOverTasks:
         return ended
 
     async def renew_due(self) -> int:
-        """Renew leases that have run half their TTL; return how many."""
+        """Renew leases of which half their TTL is left, or up to a tenth more; return how many.
+
+        Each lease has a point of its own in there, so that those that were issued together are not renewed together.
+        """
         roles = self._catalogs.current().credential_roles
         longest = max((role.ttl for role in roles.values()), default=timedelta())
         now = self._clock.now()
         due = [
             lease
-            for lease in await self._store.leases_due_for_renewal(now + longest / 2, _BATCH)
+            for lease in await self._store.leases_due_for_renewal(now + longest * _RENEW_FROM, _BATCH)
             if lease.role in roles
             and lease.expires_at is not None
-            and lease.expires_at - now <= roles[lease.role].ttl / 2
+            and lease.expires_at - now <= roles[lease.role].ttl * _renew_at(lease)
             and lease.expires_at < lease.max_expires_at
         ]
         at_once = asyncio.Semaphore(_AT_ONCE)
@@ -119,9 +129,18 @@ class WatchOverTasks:
         )
 
     async def retry(self) -> int:
-        """Try again what is due: leases to revoke, then tasks to finish; return how many leases were revoked."""
-        due = await self._store.leases_to_revoke(self._clock.now(), _BATCH)
-        revoked = sum(await asyncio.gather(*(self._revoke_leases.attempt(lease) for lease in due)))
+        """Try again what is due: leases to revoke, then tasks to finish; return how many leases were revoked.
+
+        Waits only so long: what a backend that does not answer holds up goes on by itself, and the next round begins
+        with what nobody works on yet.
+        """
+        under_way = self._revoke_leases.under_way
+        due = await self._store.leases_to_revoke(self._clock.now(), _BATCH + len(under_way))
+        begun = [self._revoke_leases.begin(lease) for lease in due if lease.lease_id not in under_way]
+        revoked = 0
+        if begun:
+            done, _ = await asyncio.wait(begun, timeout=_ROUND_PATIENCE)
+            revoked = sum(one.result() for one in done)
         for task in await self._store.ending_tasks(_BATCH):
             await self._revoke_leases.finish(task.task_id)
         return revoked
@@ -147,3 +166,9 @@ class WatchOverTasks:
                 continue  # it moved on by itself
             moved += 1
         return moved
+
+
+def _renew_at(lease: Lease) -> float:
+    """The same for a lease each time, and spread over all of them."""
+    place = zlib.crc32(lease.lease_id.encode()) / 0xFFFFFFFF
+    return _RENEW_UNTIL + (_RENEW_FROM - _RENEW_UNTIL) * place

@@ -53,6 +53,10 @@ class VaultCallError(Exception):
         return any(phrase in text for text in self._phrases)
 
 
+_RENEW_WORKERS: Final = 4
+"""Renewals can wait: each lease has half of its life left."""
+
+
 class VaultConnection:
     """One Vault address, with pools of threads that never wait for each other (rule R10)."""
 
@@ -75,12 +79,13 @@ class VaultConnection:
         self._pool = urllib3.connection_from_url(
             address,
             # One for each thread that may call, so that none ever waits for another's.
-            maxsize=issue_workers + revoke_workers,
+            maxsize=issue_workers + revoke_workers + _RENEW_WORKERS,
             block=False,
             **(tls if url.scheme == "https" else {}),
         )
         self.issuing = ThreadPoolExecutor(issue_workers, thread_name_prefix="vault-issue")
         self.revoking = ThreadPoolExecutor(revoke_workers, thread_name_prefix="vault-revoke")
+        self.renewing = ThreadPoolExecutor(_RENEW_WORKERS, thread_name_prefix="vault-renew")
 
     async def call(  # noqa: PLR0913 - one call's parts
         self,
@@ -107,6 +112,7 @@ class VaultConnection:
         """Stop the threads; calls under way end by their time-outs."""
         self.issuing.shutdown(wait=False, cancel_futures=True)
         self.revoking.shutdown(wait=False, cancel_futures=True)
+        self.renewing.shutdown(wait=False, cancel_futures=True)
         self._pool.close()
 
     def _call(  # noqa: PLR0913, PLR0917 - what run_in_executor hands over

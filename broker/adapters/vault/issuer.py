@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from datetime import timedelta
 from typing import Any, Final
 
@@ -80,7 +81,9 @@ class VaultCredentialIssuer:
         """Renew with the broker's own token."""
         body = {"lease_id": vault_lease_id, "increment": max(int(increment.total_seconds()), 1)}
         try:
-            answer = await self._as_broker("put", "sys/leases/renew", body, timeout=timeout)
+            answer = await self._as_broker(
+                "put", "sys/leases/renew", body, timeout=timeout, pool=self._connection.renewing
+            )
         except VaultCallError as error:
             if error.status == _BAD_REQUEST:
                 raise LeaseNotRenewableError from error
@@ -98,10 +101,14 @@ class VaultCredentialIssuer:
                 "sys/leases/revoke",
                 {"lease_id": vault_lease_id, "sync": True},
                 timeout=timeout,
-                revoking=True,
+                pool=self._connection.revoking,
             )
             await self._as_broker(
-                "put", "sys/leases/lookup", {"lease_id": vault_lease_id}, timeout=timeout, revoking=True
+                "put",
+                "sys/leases/lookup",
+                {"lease_id": vault_lease_id},
+                timeout=timeout,
+                pool=self._connection.revoking,
             )
         except VaultCallError as error:
             if error.status == _BAD_REQUEST and error.says("invalid lease"):
@@ -115,7 +122,11 @@ class VaultCredentialIssuer:
         """Revoke by accessor; one that Vault does not know is done."""
         try:
             await self._as_broker(
-                "post", "auth/token/revoke-accessor", {"accessor": accessor}, timeout=timeout, revoking=True
+                "post",
+                "auth/token/revoke-accessor",
+                {"accessor": accessor},
+                timeout=timeout,
+                pool=self._connection.revoking,
             )
         except VaultCallError as error:
             if error.refused and error.says("invalid accessor"):
@@ -131,11 +142,11 @@ class VaultCredentialIssuer:
         *,
         correlation: str = "",
         timeout: timedelta,
-        revoking: bool = False,
+        pool: Executor | None = None,
     ) -> Mapping[str, Any]:
         """Call with the broker's own token; when Vault refuses the token itself, log in once more and repeat."""
         connection = self._connection
-        pool = connection.revoking if revoking else connection.issuing
+        pool = pool or connection.issuing
         token = await self._login.token()
         try:
             return await connection.call(

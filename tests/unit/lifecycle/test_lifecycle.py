@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -279,6 +280,7 @@ Walk.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestWalk = Walk.TestCase
+TestWalk.pytestmark = [pytest.mark.timeout(3600)]  # type: ignore[attr-defined]  # pytest's word
 
 
 def test_what_is_drawn_is_all_there_is() -> None:

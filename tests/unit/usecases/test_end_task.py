@@ -175,7 +175,7 @@ async def test_leases_are_revoked_at_the_same_time(broker: Broker) -> None:
     task = await holding(broker)
     with broker.issuer.holding("revoke") as hold:
         work = asyncio.create_task(completed(broker, task))
-        await asked(broker.issuer, "revoke", 3)
+        await asked(broker.issuer, "revoke", 2)
         hold.let_go.set()
         await work
 

@@ -12,8 +12,11 @@ from broker.domain.changes import CreateLease, EndTask, ExtendLease, RevokeLease
 from broker.domain.errors import StoreUnavailableError
 from broker.domain.lease import Lease, LeaseState, RevokeCause
 from broker.domain.task import EndCause, Scope, Task, TaskState
+from broker.usecases import watch_over_tasks
+from tests.fakes.issuer import FakeIssuer
 from tests.fakes.samples import BROKER, a_caller, a_catalog, a_lease, a_role
-from tests.fakes.system import NOON
+from tests.fakes.store import FakeStore
+from tests.fakes.system import NOON, CountingIds, FakeClock
 from tests.unit.usecases.wiring import TIMEOUT, Broker, an_acquisition, until
 
 CALLER = a_caller()
@@ -281,3 +284,35 @@ async def test_with_nothing_to_do_nothing_is_done(broker: Broker) -> None:
     ]
     assert done == [0] * 5
     assert (broker.issuer.calls, await broker.records()) == (calls, records)
+
+
+async def test_a_backend_that_does_not_answer_holds_up_no_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch_over_tasks, "_ROUND_PATIENCE", 0.01)
+    monkeypatch.setattr(watch_over_tasks, "_BATCH", 1)
+    roles = (a_role("orders"), a_role("events", mount="rabbitmq"))
+    broker = Broker(FakeStore(), FakeIssuer(), FakeClock(), CountingIds(), a_catalog(roles=roles))
+    task = await broker.declared(scope=Scope(roles=frozenset({"orders", "events"})))
+    held = [await broker.acquired(task, role, key=role) for role in ("orders", "events")]
+    stuck, other = (acquired.lease for acquired in held)
+    now = broker.clock.now()
+    for lease, since in ((stuck, now - timedelta(seconds=9)), (other, now)):
+        change = RevokeLease(lease_id=lease.lease_id, cause=RevokeCause.RELEASED, at=since)
+        await broker.store.commit([change])
+    with broker.issuer.holding("revoke") as hold:
+        assert await broker.watch.retry() == 0
+        assert broker.issuer.count("revoke") == 1
+        assert await broker.watch.retry() == 0
+        assert broker.issuer.count("revoke") == 2, "the next round begins with what nobody works on"
+        hold.let_go.set()
+        await broker.revoke_leases.drain()
+    assert {(await broker.lease(lease.lease_id)).state for lease in (stuck, other)} == {LeaseState.REVOKED}
+
+
+def test_leases_that_were_issued_together_are_not_renewed_together() -> None:
+    points = [watch_over_tasks._renew_at(a_lease(f"lease-{number}")) for number in range(200)]
+    assert points == [watch_over_tasks._renew_at(a_lease(f"lease-{number}")) for number in range(200)]
+    assert all(0.5 <= point <= 0.6 for point in points)
+    tenths = {int((point - 0.5) * 100) for point in points}
+    assert tenths == set(range(10))
