@@ -11,6 +11,10 @@ from datetime import timedelta
 from typing import Any, Final
 
 from broker.adapters.catalog.files import CatalogFiles
+from broker.adapters.observe.issuer import WatchedIssuer
+from broker.adapters.observe.metrics import Health, PrometheusMetrics
+from broker.adapters.observe.together import Observers
+from broker.adapters.observe.traces import Traces
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.spire.identity import TrustBundle, WorkloadIdentity
 from broker.adapters.spire.jwt_bundles import JwtBundle, JwtBundles
@@ -23,10 +27,12 @@ from broker.adapters.system.clock import SystemClock
 from broker.adapters.system.ids import RandomIds
 from broker.adapters.system.steps import NoSteps
 from broker.adapters.vault.connection import VaultConnection
+from broker.adapters.vault.health import VaultHealth
 from broker.adapters.vault.issuer import VaultCredentialIssuer
 from broker.adapters.vault.login import VaultLogin
 from broker.config.settings import Settings
 from broker.ports.identity import Quarantine
+from broker.ports.observing import Observer
 from broker.ports.system import Clock, Steps
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate, JwtDoor
@@ -34,7 +40,7 @@ from broker.server.instances import InstanceServicer
 from broker.server.quarantines import QuarantineServicer
 from broker.server.rate_limit import RateLimit
 from broker.server.rounds import run_rounds
-from broker.server.serving import GrpcServer
+from broker.server.serving import CannotListenError, GrpcServer
 from broker.server.tasks import TaskServicer
 from broker.usecases.acquire_credential import AcquireCredential
 from broker.usecases.complete_task import CompleteTask
@@ -54,6 +60,9 @@ from broker.usecases.task_grants import TaskGrants
 from broker.usecases.watch_over_tasks import WatchOverTasks
 
 logger = logging.getLogger(__name__)
+
+_Round = tuple[str, Callable[[], Coroutine[Any, Any, object]], timedelta]
+"""Its name, what it does, and how often."""
 
 _FOR_FIRST_SVID: Final = timedelta(seconds=60)
 _SWEEP: Final = timedelta(seconds=0.5)
@@ -120,8 +129,11 @@ class _Broker:
             audience=settings.vault.audience,
             clock=clock,
         )
-        issuer = VaultCredentialIssuer(
-            connection=connection, login=login, token_role=settings.vault.token_role
+        observing = _Observing(settings, stack, clock)
+        events.heard = observing.metrics.heard
+        issuer = WatchedIssuer(
+            VaultCredentialIssuer(connection=connection, login=login, token_role=settings.vault.token_role),
+            observing.observer,
         )
         timeout = settings.vault.timeout
 
@@ -210,6 +222,7 @@ class _Broker:
             max_concurrent_calls=settings.limits.max_concurrent_calls,
             clock=clock,
             ids=ids,
+            observer=observing.observer,
         )
         server = GrpcServer(
             tasks=TaskServicer(
@@ -249,10 +262,7 @@ class _Broker:
         await watch.reclaim(older_than=timedelta())
         await end_quarantined()
 
-        async def readiness() -> None:
-            await server.ready(ready=login.healthy and identity.healthy(clock.now()))
-
-        rounds: list[tuple[str, Callable[[], Coroutine[Any, Any, object]], timedelta]] = [
+        rounds: list[_Round] = [
             ("end-lapsed", watch.end_lapsed, _SWEEP),
             ("retry", watch.retry, _SWEEP),
             ("renew", watch.renew_due, _RENEW),
@@ -261,7 +271,14 @@ class _Broker:
             ("forget-secrets", acquire.forget_old, _REFRESH),
             ("catalog", catalogs.reload_if_changed, _REFRESH),
             ("quarantine", quarantine_instances.follow, _REFRESH),
-            ("readiness", readiness, _REFRESH / 4),
+            *observing.rounds(
+                server=server,
+                store=store,
+                revoke_leases=revoke_leases,
+                login=login,
+                identity=identity,
+                vault=VaultHealth(connection),
+            ),
         ]
         await server.start()
         work = [asyncio.create_task(login.keep(), name="vault-login")]
@@ -277,6 +294,64 @@ class _Broker:
             new.replace(settings.address_file)
         drains = [quarantine_instances.drain, report_ended.drain, revoke_leases.drain, keep_alive.drain]
         return cls(server, [acquire.drain, complete.drain, *drains])
+
+
+class _Observing:
+    """What watches: metrics always, for they cost little, served and traced where the settings say so."""
+
+    def __init__(self, settings: Settings, stack: contextlib.AsyncExitStack, clock: Clock) -> None:
+        self.metrics = PrometheusMetrics()
+        self._clock = clock
+        watching: list[Observer] = [self.metrics]
+        if settings.metrics_listen is not None:
+            try:
+                host, port = self.metrics.serve(settings.metrics_listen)
+            except OSError as error:
+                message = f"metrics_listen: {settings.metrics_listen} cannot be listened on: {error.strerror}"
+                raise CannotListenError(message) from error
+            stack.callback(self.metrics.close)
+            logger.info("metrics at http://%s:%d/metrics", host, port)
+        if settings.tracing is not None:
+            traces = Traces.to(
+                settings.tracing.endpoint, service=str(settings.own_id), sample=settings.tracing.sample
+            )
+            stack.callback(traces.close)
+            watching.append(traces)
+        self.observer = Observers(*watching)
+
+    def rounds(  # noqa: PLR0913 - what is looked at
+        self,
+        *,
+        server: GrpcServer,
+        store: SqliteStore,
+        revoke_leases: RevokeLeases,
+        login: VaultLogin,
+        identity: WorkloadIdentity,
+        vault: VaultHealth,
+    ) -> list[_Round]:
+        """What looks again and again."""
+
+        async def readiness() -> None:
+            now = self._clock.now()
+            ready = login.healthy and identity.healthy(now)
+            await server.ready(ready=ready)
+            health = Health(
+                vault=login.healthy and vault.up,
+                spire=identity.healthy(now),
+                svid_expires_at=identity.svid_expires_at,
+                ready=ready,
+            )
+            self.metrics.health(health)
+
+        async def figures() -> None:
+            found, under_way = await store.figures(), len(revoke_leases.under_way)
+            self.metrics.figures(found, self._clock.now(), revocations_under_way=under_way)
+
+        return [
+            ("readiness", readiness, _REFRESH / 4),
+            ("vault-health", vault.look, _REFRESH * 2),
+            ("figures", figures, _REFRESH * 2),
+        ]
 
 
 async def _jwt_door(

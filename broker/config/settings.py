@@ -165,11 +165,19 @@ class JwtSvidSettings(_Model):
         return self
 
 
+class TracingSettings(_Model):
+    """Where traces are sent, by OTLP over gRPC."""
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^/\s]+:[0-9]{1,5}$", max_length=255)]
+    sample: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+
 class _File(_Model):
     trust_domain: str
     listen: str = "127.0.0.1:8443"
     address_file: Path | None = None
     health_listen: str | None = None
+    metrics_listen: str | None = None
     broker_id: str | None = None
     spiffe_endpoint_socket: str | None = None
     jwt_svids: JwtSvidSettings | None = None
@@ -183,6 +191,7 @@ class _File(_Model):
         seconds=10
     )
     log: LogSettings = LogSettings()
+    tracing: TracingSettings | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -197,6 +206,9 @@ class _File(_Model):
             if not _is_address(self.health_listen) or not _is_loopback(host):
                 message = "health_listen: give unix:PATH, or a loopback address and a port: it has no TLS"
                 raise ValueError(message)
+        if self.metrics_listen is not None and not _is_address(self.metrics_listen):
+            message = "metrics_listen: give an address and a port, such as 127.0.0.1:9464"
+            raise ValueError(message)
         try:
             own = SpiffeId.parse(self.broker_id or f"spiffe://{self.trust_domain}/tasklease/broker")
         except InvalidSpiffeIdError as error:

@@ -44,6 +44,11 @@ class BrokerProcess:
         return f"127.0.0.1:{self._state.port(NAME, in_use=self._processes.running(NAME) is not None)}"
 
     @property
+    def metrics_address(self) -> str:
+        """Where Prometheus scrapes."""
+        return f"127.0.0.1:{self._state.port(f'{NAME}-metrics', in_use=self._processes.running(NAME) is not None)}"
+
+    @property
     def health_address(self) -> str:
         """Where probes ask."""
         return f"unix:{self._state.socket('health.sock')}"
@@ -74,6 +79,7 @@ class BrokerProcess:
 trust_domain: {TRUST_DOMAIN}
 listen: {self.address}
 health_listen: {self.health_address}
+metrics_listen: {self.metrics_address}
 broker_id: {BROKER_ID}
 spiffe_endpoint_socket: unix://{self._spire.agent_socket}
 vault:

@@ -6,7 +6,7 @@ changes survive a power cut. Reads see everything that was committed before they
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +16,7 @@ from typing import Protocol
 from broker.domain.audit import AuditRecord, ChainHead
 from broker.domain.changes import Change
 from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor
-from broker.domain.lease import Lease
+from broker.domain.lease import Lease, LeaseState
 from broker.domain.quarantine import Quarantine, QuarantineTarget
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
@@ -82,6 +82,16 @@ class QuarantinePage:
 
     quarantines: tuple[QuarantineStatus, ...]
     next_token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreFigures:
+    """How much there is of what is not final."""
+
+    tasks: Mapping[TaskState, int]
+    leases: Mapping[LeaseState, int]
+    oldest_revoking_since: datetime | None
+    """Since when the lease that waits longest is to be revoked."""
 
 
 class Store(Protocol):
@@ -168,6 +178,10 @@ class Store(Protocol):
 
     async def quarantined_tasks(self, limit: int) -> tuple[Task, ...]:
         """Return active tasks whose owner is quarantined."""
+        ...
+
+    async def figures(self) -> StoreFigures:
+        """Count what is not final; states without any are left out."""
         ...
 
     async def audit_records(self, after: int, limit: int) -> tuple[AuditRecord, ...]:

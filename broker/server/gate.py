@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -49,6 +49,7 @@ from broker.domain.identifiers import RequestId
 from broker.domain.operators import OperatorRole, Operators
 from broker.domain.peer import VerifiedIdentity, VerifiedOperator, VerifiedPeer
 from broker.ports.identity import PeerVerifier, TokenVerifier
+from broker.ports.observing import Kind, NoObserver, Observer
 from broker.ports.system import Clock, Ids
 from broker.server.rate_limit import RateLimit
 from broker.server.rpc_table import FOR_INSTANCES, RPCS, CallerKind, RpcRule
@@ -69,6 +70,7 @@ _MOST_OPERATORS_CALLS: Final = 32
 """Calls of operators under way at once, beside those of everybody else."""
 _VERIFY_STREAMS_EVERY: Final = timedelta(seconds=1)
 _BEARER: Final = "bearer "
+_LONGEST_TRACE: Final = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +119,9 @@ class Gate(grpc.aio.ServerInterceptor):
         clock: Clock,
         ids: Ids,
         jwt_door: JwtDoor | None = None,
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer or NoObserver()
         self._verifier = verifier
         self._operators = operators
         self._record_refusal = record_refusal
@@ -219,14 +223,17 @@ class Gate(grpc.aio.ServerInterceptor):
     def _unary(self, method: str, handler: _Handler) -> Callable[..., Awaitable[Any]]:
         async def behave(request: bytes, context: _Context) -> Any:  # noqa: ANN401 - any message
             request_id = self._ids.request_id()
-            try:
-                async with self.admit(method, context, request_id):
-                    return await handler.unary_unary(_parse(handler, request), context)
-            except grpc.aio.AbortError:  # health's Check has answered with a status of its own
-                raise
-            except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
-                shown = await self._record(error, method, handler, request, context, request_id)
-                status = _to_status(shown, method, request_id)
+            name = method.rpartition(".")[2]
+            with self._observer.watch(Kind.RPC, name, carrier=_carrier(context)) as outcome:
+                try:
+                    async with self.admit(method, context, request_id):
+                        return await handler.unary_unary(_parse(handler, request), context)
+                except grpc.aio.AbortError:  # health's Check has answered with a status of its own
+                    raise
+                except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
+                    shown = await self._record(error, method, handler, request, context, request_id)
+                    outcome.value = shown.reason if isinstance(shown, BrokerError) else BrokerError.reason
+                    status = _to_status(shown, method, request_id)
             return await context.abort_with_status(status)
 
         return behave
@@ -362,6 +369,16 @@ def _shown(context: _Context) -> tuple[bytes | None, list[bytes]]:
     shown = context.auth_context()
     leaf = next(iter(shown.get("x509_pem_cert", ())), None)
     return leaf, list(shown.get("x509_pem_cert_chain", ()))
+
+
+def _carrier(context: _Context) -> Mapping[str, str]:
+    """What says which trace a call belongs to; the rest of its metadata is nobody's business."""
+    metadata = context.invocation_metadata() or ()
+    return {
+        key: value
+        for key, value in metadata
+        if key in {"traceparent", "tracestate"} and isinstance(value, str) and len(value) <= _LONGEST_TRACE
+    }
 
 
 def _demand_role(roles: frozenset[OperatorRole], rule: RpcRule) -> None:

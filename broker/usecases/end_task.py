@@ -89,7 +89,7 @@ class EndTask:
         self._steps.reached("end.durable")
         self._grants.forget(task_id)
         self._acquire.forget_task(task_id)
-        self._events.publish(task_id, TaskEvent(kind=EventKind.TASK_ENDING, at=end.at))
+        self._events.publish(task_id, TaskEvent(kind=EventKind.TASK_ENDING, at=end.at, cause=end.cause))
         return True
 
     async def __call__(

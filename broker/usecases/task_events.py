@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +17,7 @@ from typing import Final
 
 from broker.domain.identifiers import TaskId
 from broker.domain.lease import Lease
+from broker.domain.task import EndCause
 
 _BACKLOG: Final = 256
 
@@ -37,6 +38,8 @@ class TaskEvent:
     kind: EventKind
     at: datetime
     lease: Lease | None = None
+    cause: EndCause | None = None
+    """Of TASK_ENDING."""
 
 
 class TaskEvents:
@@ -44,6 +47,8 @@ class TaskEvents:
 
     def __init__(self) -> None:
         self._listeners: defaultdict[TaskId, set[asyncio.Queue[TaskEvent | None]]] = defaultdict(set)
+        self.heard: Callable[[TaskEvent], None] = lambda _event: None
+        """Is told of every event, of whatever task; set by the wiring."""
 
     @contextmanager
     def listening(self, task_id: TaskId) -> Iterator[asyncio.Queue[TaskEvent | None]]:
@@ -64,6 +69,7 @@ class TaskEvents:
 
     def publish(self, task_id: TaskId, event: TaskEvent) -> None:
         """Tell every listener; never waits."""
+        self.heard(event)
         for queue in self._listeners.get(task_id, ()):
             _put(queue, event)
 

@@ -196,6 +196,24 @@ class TaskCases:
         task = await add_task(store, a_task(svid_due=NOON + SECOND))
         assert await store.task(TASK) == task
 
+    async def test_figures_count_what_is_not_final(self, store: Store) -> None:
+        empty = await store.figures()
+        assert (dict(empty.tasks), dict(empty.leases), empty.oldest_revoking_since) == ({}, {}, None)
+        await add_task(store)
+        for number, state in enumerate(LeaseState):
+            await add_lease(store, a_lease(f"lease-{number}", idempotency_key=f"key-{number}"), state=state)
+        found = await store.figures()
+        assert dict(found.tasks) == {TaskState.ACTIVE: 1}
+        assert dict(found.leases) == {
+            LeaseState.INTENDED: 1,
+            LeaseState.LIVE: 1,
+            LeaseState.REVOKING: 1,
+        }
+        (revoking,) = [lease for lease in await store.leases_of(TASK) if lease.state is LeaseState.REVOKING]
+        assert found.oldest_revoking_since == revoking.revoking_since
+        await store.commit([end()])
+        assert dict((await store.figures()).tasks) == {TaskState.ENDING: 1}
+
     async def test_an_ended_task_says_why_and_how(self, store: Store) -> None:
         task = await add_task(store)
         said = an_end(EndCause.COMPLETED, NOON + SECOND, outcome=Outcome.FAILED, reason="ärger")

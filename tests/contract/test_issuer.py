@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from broker.adapters.observe.issuer import WatchedIssuer
+from broker.adapters.observe.metrics import PrometheusMetrics
+from broker.adapters.observe.together import Observers
 from broker.domain.identifiers import TokenAccessor
 from broker.ports.issuing import IssuedCredential
 from tests.contract.issuing import IssuerCases
@@ -43,6 +46,42 @@ class FakeBackend:
         self.issuer.loses_answers = True
         yield
         self.issuer.loses_answers = False
+
+
+class WatchedBackend(FakeBackend):
+    """The same behind what watches it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fake = self.issuer
+        self.issuer = WatchedIssuer(self._fake, Observers(PrometheusMetrics()))  # type: ignore[assignment]
+
+    async def accepts(self, credential: IssuedCredential) -> bool:
+        return credential.vault_lease_id in self._fake.leases
+
+    async def accepted(self) -> int:
+        return len(self._fake.leases)
+
+    async def lose_token(self, accessor: TokenAccessor) -> None:
+        self._fake.lose_token(accessor)
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        self._fake.away = True
+        yield
+        self._fake.away = False
+
+    @contextmanager
+    def losing_answers(self) -> Iterator[None]:
+        self._fake.loses_answers = True
+        yield
+        self._fake.loses_answers = False
+
+
+class TestWatchedIssuer(IssuerCases):
+    @pytest.fixture
+    def backend(self) -> FakeBackend:
+        return WatchedBackend()
 
 
 class TestFakeIssuer(IssuerCases):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from broker.ports.store import (
     ConflictError,
     QuarantinePage,
     QuarantineStatus,
+    StoreFigures,
     TaskPage,
 )
 
@@ -206,6 +208,17 @@ class FakeStore:
         found = tuple(self._status(self._state.quarantines[names[name]]) for name in after[:page_size])
         more = len(after) > page_size
         return QuarantinePage(quarantines=found, next_token=after[page_size - 1] if more else "")
+
+    async def figures(self) -> StoreFigures:
+        self._check()
+        leases = [lease for lease in self._state.leases.values() if not lease.state.is_final]
+        tasks = [task.state for task in self._state.tasks.values() if task.state is not TaskState.ENDED]
+        waiting = [lease.revoking_since for lease in leases if lease.state is LeaseState.REVOKING]
+        return StoreFigures(
+            tasks=Counter(tasks),
+            leases=Counter(lease.state for lease in leases),
+            oldest_revoking_since=min((since for since in waiting if since), default=None),
+        )
 
     async def quarantined_tasks(self, limit: int) -> tuple[Task, ...]:
         self._check()

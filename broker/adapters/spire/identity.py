@@ -117,6 +117,11 @@ class WorkloadIdentity:
         """Every authority of every trust domain. For the TLS layer alone: it proves possession, not identity."""
         return b"".join(bundle.pem for bundle in self._bundles.values())
 
+    @property
+    def svid_expires_at(self) -> datetime | None:
+        """Of the own SVID; None before there was one."""
+        return None if self._svid is None else self._svid.expires_at
+
     def healthy(self, now: datetime) -> bool:
         """Whether the own SVID is valid."""
         return self._svid is not None and now < self._svid.expires_at

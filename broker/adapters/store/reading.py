@@ -7,7 +7,7 @@ import binascii
 import hashlib
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import and_, bindparam, func, not_, or_, select, text
 
@@ -15,7 +15,7 @@ from broker.adapters.store.quarantine_sql import ALL as ALL_QUARANTINES
 from broker.adapters.store.quarantine_sql import BY_TARGET, COUNT_BY_KIND, PAGE, QUARANTINED_TASKS
 from broker.adapters.store.rows import audit_of, lease_of, quarantine_of, task_of
 from broker.adapters.store.schema import audit_records, leases, task_tokens, tasks
-from broker.adapters.store.session import Row, Session, Statement, one_of
+from broker.adapters.store.session import EPOCH, Row, Session, Statement, one_of
 from broker.domain.audit import AuditKind, AuditRecord, ChainHead
 from broker.domain.errors import FieldInvalidError, FieldViolation
 from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor
@@ -23,7 +23,7 @@ from broker.domain.lease import Lease, LeaseState
 from broker.domain.quarantine import Quarantine, QuarantineTarget, TargetKind
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
-from broker.ports.store import AcquireFacts, QuarantinePage, QuarantineStatus, TaskPage
+from broker.ports.store import AcquireFacts, QuarantinePage, QuarantineStatus, StoreFigures, TaskPage
 
 _ACTIVE = TaskState.ACTIVE.value
 _OPEN = (LeaseState.INTENDED.value, LeaseState.LIVE.value, LeaseState.REVOKING.value)
@@ -61,6 +61,21 @@ _COUNTS = Statement(
         )
         .scalar_subquery()
         .label("denials"),
+    )
+)
+_TASKS_BY_STATE = Statement(
+    select(tasks.c.state, func.count().label("number"))
+    .where(one_of(tasks.c.state, (_ACTIVE, TaskState.ENDING.value)))
+    .group_by(tasks.c.state)
+)
+_LEASES_BY_STATE = Statement(
+    select(leases.c.state, func.count().label("number"))
+    .where(one_of(leases.c.state, _OPEN))
+    .group_by(leases.c.state)
+)
+_OLDEST_REVOKING = Statement(
+    select(func.min(leases.c.revoking_since).label("since")).where(
+        leases.c.state == LeaseState.REVOKING.value
     )
 )
 _LAPSED = Statement(
@@ -337,3 +352,14 @@ def _open_token(owner: SpiffeId, token: str) -> TaskId:
 
 def _seal(owner: SpiffeId, task_id: TaskId) -> str:
     return hashlib.sha256(f"page\n{owner}\n{task_id}".encode()).hexdigest()[:16]
+
+
+def figures(session: Session) -> StoreFigures:
+    """See ports.store."""
+    (oldest,) = session.rows(_OLDEST_REVOKING)
+    since = oldest["since"]
+    return StoreFigures(
+        tasks={TaskState(row["state"]): row["number"] for row in session.rows(_TASKS_BY_STATE)},
+        leases={LeaseState(row["state"]): row["number"] for row in session.rows(_LEASES_BY_STATE)},
+        oldest_revoking_since=None if since is None else EPOCH + timedelta(microseconds=since),
+    )

@@ -47,6 +47,7 @@ from broker.ports.store import (
     ConflictError,
     QuarantinePage,
     QuarantineStatus,
+    StoreFigures,
     TaskPage,
 )
 
@@ -184,6 +185,10 @@ class SqliteStore:
     async def leases_intended(self, before: datetime, limit: int) -> tuple[Lease, ...]:
         """Leases that were intended before `before` and still are."""
         return await self._read(reading.leases_intended, before, limit)
+
+    async def figures(self) -> StoreFigures:
+        """How much there is of what is not final."""
+        return await self._read(reading.figures)
 
     async def quarantines(self) -> tuple[Quarantine, ...]:
         """Every quarantine."""

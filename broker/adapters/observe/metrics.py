@@ -1,0 +1,144 @@
+"""Prometheus metrics, over HTTP at an address of their own. No label has a name that an agent chose.
+
+docs/observability.md lists them; a test compares.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from broker.domain.lease import LeaseState
+from broker.domain.task import EndCause, TaskState
+from broker.ports.observing import Kind, Outcome
+from broker.ports.store import StoreFigures
+from broker.usecases.task_events import EventKind, TaskEvent
+
+_QUICK: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_UNTIL_REVOKED: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What a round saw."""
+
+    vault: bool
+    spire: bool
+    svid_expires_at: datetime | None
+    ready: bool
+
+
+class PrometheusMetrics:
+    """Implements ports.observing.Observer; the rest is told by rounds and by events."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._work = {
+            kind: Histogram(
+                f"tasklease_{kind.value}_seconds",
+                text,
+                [label, "outcome"],
+                buckets=_QUICK,
+                registry=self.registry,
+            )
+            for kind, label, text in (
+                (Kind.RPC, "method", "Unary calls at the broker."),
+                (Kind.VAULT, "operation", "What was asked of Vault."),
+            )
+        }
+        self._revoked = Histogram(
+            "tasklease_revoke_seconds",
+            "From the moment a lease was to be revoked until the backend refused it.",
+            ["cause"],
+            buckets=_UNTIL_REVOKED,
+            registry=self.registry,
+        )
+        self._ended = Counter(
+            "tasklease_tasks_ending_total", "Tasks that began to end.", ["cause"], registry=self.registry
+        )
+        self._tasks = self._gauge("tasklease_tasks", "Tasks that have not ended.", ["state"])
+        self._leases = self._gauge("tasklease_leases", "Leases that are not final.", ["state"])
+        self._oldest = self._gauge(
+            "tasklease_oldest_unrevoked_seconds",
+            "For how long the oldest lease that is to be revoked still waits to be refused; 0 where none does.",
+        )
+        self._queue = self._gauge("tasklease_revocations_under_way", "Revocations begun in this process.")
+        self._vault_up = self._gauge("tasklease_vault_up", "1 while the broker is logged in to Vault.")
+        self._spire_up = self._gauge("tasklease_spire_up", "1 while the broker has an SVID that is valid.")
+        self._svid = self._gauge(
+            "tasklease_svid_expires_timestamp_seconds", "When the broker's own SVID expires."
+        )
+        self._ready = self._gauge("tasklease_ready", "1 while calls are worth making.")
+        for cause in EndCause:
+            self._ended.labels(cause.value)
+
+    def _gauge(self, name: str, text: str, labels: list[str] | None = None) -> Gauge:
+        return Gauge(name, text, labels or [], registry=self.registry)
+
+    def serve(self, address: str) -> tuple[str, int]:
+        """Serve /metrics; return where.
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
+        host, _, port = address.rpartition(":")
+        server, _ = start_http_server(int(port), host.strip("[]"), self.registry)
+        self._server = server
+        return host, server.server_port
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    @contextmanager
+    def watch(
+        self,
+        kind: Kind,
+        name: str,
+        *,
+        task_id: str = "",  # noqa: ARG002
+        carrier: Mapping[str, str] | None = None,  # noqa: ARG002
+    ) -> Iterator[Outcome]:
+        """See ports.observing."""
+        outcome, began = Outcome(), time.perf_counter()
+        try:
+            yield outcome
+        finally:
+            self._work[kind].labels(name, outcome.value).observe(time.perf_counter() - began)
+
+    def heard(self, event: TaskEvent) -> None:
+        """An event of some task."""
+        lease = event.lease
+        if event.kind is EventKind.LEASE_REVOKED and lease and lease.revoking_since and lease.revoked_at:
+            took = (lease.revoked_at - lease.revoking_since).total_seconds()
+            cause = lease.revoke_cause.value if lease.revoke_cause else ""
+            self._revoked.labels(cause).observe(max(took, 0.0))
+        elif event.kind is EventKind.TASK_ENDING and event.cause is not None:
+            self._ended.labels(event.cause.value).inc()
+
+    def figures(self, figures: StoreFigures, now: datetime, *, revocations_under_way: int) -> None:
+        """What a round read in the store."""
+        for state in TaskState:
+            if state is not TaskState.ENDED:
+                self._tasks.labels(state.value).set(figures.tasks.get(state, 0))
+        for lease_state in LeaseState:
+            if not lease_state.is_final:
+                self._leases.labels(lease_state.value).set(figures.leases.get(lease_state, 0))
+        since = figures.oldest_revoking_since
+        self._oldest.set(max((now - since).total_seconds(), 0.0) if since else 0)
+        self._queue.set(revocations_under_way)
+
+    def health(self, health: Health) -> None:
+        """What a round saw."""
+        self._vault_up.set(health.vault)
+        self._spire_up.set(health.spire)
+        self._ready.set(health.ready)
+        if health.svid_expires_at is not None:
+            self._svid.set(health.svid_expires_at.timestamp())

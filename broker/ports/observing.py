@@ -1,0 +1,58 @@
+"""Being watched: how long things take and how they end. What is watched never fails because of whoever watches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+OK: Final = "OK"
+
+
+class Kind(StrEnum):
+    """What is watched."""
+
+    RPC = "rpc"
+    VAULT = "vault"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How it ended: whoever does it says so, or the exception does. A word from a small set, never a caller's."""
+
+    value: str = OK
+
+
+class Observer(Protocol):
+    """See the module."""
+
+    def watch(
+        self, kind: Kind, name: str, *, task_id: str = "", carrier: Mapping[str, str] | None = None
+    ) -> AbstractContextManager[Outcome]:
+        """Watch one piece of work.
+
+        Args:
+            kind: what it is.
+            name: which: an RPC's name, or what is asked of Vault. From a small set.
+            task_id: of which task, where that is known: for traces, never for metrics.
+            carrier: what came with the call: `traceparent` is read, and believed for nothing but traces.
+        """
+        ...
+
+
+class NoObserver:
+    """Nobody watches."""
+
+    @contextmanager
+    def watch(
+        self,
+        _kind: Kind,
+        _name: str,
+        *,
+        task_id: str = "",  # noqa: ARG002
+        carrier: Mapping[str, str] | None = None,  # noqa: ARG002
+    ) -> Iterator[Outcome]:
+        """See ports.observing.Observer."""
+        yield Outcome()
