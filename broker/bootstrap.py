@@ -26,10 +26,12 @@ from broker.adapters.store.sqlite import SqliteStore
 from broker.adapters.system.clock import SystemClock
 from broker.adapters.system.ids import RandomIds
 from broker.adapters.system.steps import NoSteps
+from broker.adapters.vault.as_broker import AsBroker
 from broker.adapters.vault.connection import VaultConnection
 from broker.adapters.vault.health import VaultHealth
 from broker.adapters.vault.issuer import VaultCredentialIssuer
 from broker.adapters.vault.login import VaultLogin
+from broker.adapters.vault.view import VaultView
 from broker.config.settings import Settings
 from broker.ports.identity import Quarantine
 from broker.ports.observing import Observer
@@ -50,6 +52,7 @@ from broker.usecases.end_task import EndTask
 from broker.usecases.keep_task_alive import KeepTaskAlive
 from broker.usecases.look_at_tasks import LookAtTasks
 from broker.usecases.quarantine import QuarantineInstances
+from broker.usecases.reconcile import Reconcile
 from broker.usecases.record_refusal import RecordRefusal
 from broker.usecases.release_credential import ReleaseCredential
 from broker.usecases.renew_lease import RenewLease
@@ -68,6 +71,7 @@ _FOR_FIRST_SVID: Final = timedelta(seconds=60)
 _SWEEP: Final = timedelta(seconds=0.5)
 _RENEW: Final = timedelta(seconds=1)
 _REFRESH: Final = timedelta(seconds=1)
+_RECONCILE: Final = timedelta(minutes=5)
 
 
 async def serve(settings: Settings, *, steps: Steps | None = None) -> None:
@@ -129,10 +133,15 @@ class _Broker:
             audience=settings.vault.audience,
             clock=clock,
         )
+        as_broker = AsBroker(connection=connection, login=login)
         observing = _Observing(settings, stack, clock)
         events.heard = observing.metrics.heard
         issuer = WatchedIssuer(
-            VaultCredentialIssuer(connection=connection, login=login, token_role=settings.vault.token_role),
+            VaultCredentialIssuer(
+                as_broker=as_broker,
+                token_role=settings.vault.token_role,
+                store=await store.identity(),
+            ),
             observing.observer,
         )
         timeout = settings.vault.timeout
@@ -210,6 +219,14 @@ class _Broker:
             clock=clock,
             steps=steps,
         )
+        reconcile = Reconcile(
+            store=store,
+            view=VaultView(as_broker),
+            issuer=issuer,
+            clock=clock,
+            actor=str(settings.own_id),
+            timeout=timeout,
+        )
         report_ended = ReportEnded(store=store, end_task=end_task, revoke_leases=revoke_leases, clock=clock)
         gate = Gate(
             verifier=SvidVerifier(bundle_of=bundle_of, quarantine=quarantine, clock=clock),
@@ -271,6 +288,7 @@ class _Broker:
             ("forget-secrets", acquire.forget_old, _REFRESH),
             ("catalog", catalogs.reload_if_changed, _REFRESH),
             ("quarantine", quarantine_instances.follow, _REFRESH),
+            ("reconcile", reconcile.round, _RECONCILE),
             *observing.rounds(
                 server=server,
                 store=store,

@@ -55,6 +55,9 @@ class AuditKind:
     QUARANTINE_RELEASED: Final = "quarantine.released"
     QUARANTINE_LISTED: Final = "quarantine.listed"
     INSTANCE_ENDED: Final = "instance.ended"
+    LEASE_LISTED: Final = "lease.listed"
+    ORPHAN_REVOKED: Final = "orphan.revoked"
+    RECONCILED: Final = "lease.reconciled"
     OPERATOR_REFUSED: Final = "operator.refused"
 
 

@@ -44,6 +44,10 @@ class RevokeCause(StrEnum):
     EXPIRED = "expired"
     IN_DOUBT = "in-doubt"
     UNDELIVERED = "undelivered"
+    OPERATOR = "operator"
+    LOST = "lost"
+    """The backend no longer knows it, and nobody here asked for that: a restore, or somebody else's hand. It is said to be
+    revoked when it has expired at its backend, and not before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,6 +85,31 @@ class QuarantinePage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseFilter:
+    """Which leases to look at; what is empty does not narrow, but without states only those that are not final."""
+
+    states: frozenset[LeaseState] = frozenset()
+    task_id: str = ""
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnedLease:
+    """A lease, and whose task it belongs to."""
+
+    lease: Lease
+    owner: SpiffeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeasePage:
+    """One page of leases, oldest first; `next_token` is empty on the last."""
+
+    leases: tuple[OwnedLease, ...]
+    next_token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreFigures:
     """How much there is of what is not final."""
 
@@ -178,6 +203,22 @@ class Store(Protocol):
 
     async def quarantined_tasks(self, limit: int) -> tuple[Task, ...]:
         """Return active tasks whose owner is quarantined."""
+        ...
+
+    async def identity(self) -> str:
+        """What tells this store from every other: the same for as long as it exists, and in its copies."""
+        ...
+
+    async def lease_page(self, wanted: LeaseFilter, *, page_size: int, page_token: str) -> LeasePage:
+        """One page of the leases of everybody.
+
+        Raises:
+            FieldInvalidError: `page_token` is not one that this store made.
+        """
+        ...
+
+    async def task_of_token(self, accessor: TokenAccessor) -> Task | None:
+        """The task for which a token was made, as far as it is known here."""
         ...
 
     async def figures(self) -> StoreFigures:

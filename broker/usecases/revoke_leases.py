@@ -18,14 +18,15 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable
-from datetime import timedelta
+from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Final
 
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.changes import Append, Change, ConfirmRevoked, FinishTask, PostponeRevocation
 from broker.domain.errors import BrokerError
 from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor, VaultLeaseId
-from broker.domain.lease import Lease, LeaseState
+from broker.domain.lease import Lease, LeaseState, RevokeCause
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
 from broker.ports.issuing import CredentialIssuer
@@ -161,13 +162,8 @@ class RevokeLeases:
         await asyncio.gather(*self._working.values(), return_exceptions=True)
 
     async def _attempt(self, lease: Lease) -> bool:
-        now = self._clock.now()
-        if lease.vault_lease_id is None:
-            if self.being_made(lease):
-                return False
-            since = lease.revoking_since or lease.intended_at
-            if now < since + IN_DOUBT_GRACE or await self._others_live_under_its_token(lease):
-                return False
+        if not await self._may_begin(lease, self._clock.now()):
+            return False
         async with self._slots[_mount_of(lease)].slot(lease.task_id):
             try:
                 await self._revoke_at_backend(lease.vault_lease_id, lease.accessor)
@@ -204,6 +200,17 @@ class RevokeLeases:
         )
         return True
 
+    async def _may_begin(self, lease: Lease, now: datetime) -> bool:
+        if lease.vault_lease_id is None:
+            if self.being_made(lease):
+                return False
+            since = lease.revoking_since or lease.intended_at
+            return now >= since + IN_DOUBT_GRACE and not await self._others_live_under_its_token(lease)
+        if lease.revoke_cause is RevokeCause.LOST and lease.expires_at is not None and now < lease.expires_at:
+            await self._wait_until(lease, lease.expires_at)
+            return False
+        return True
+
     async def _others_live_under_its_token(self, lease: Lease) -> bool:
         try:
             leases = await self._store.leases_of(lease.task_id)
@@ -221,6 +228,11 @@ class RevokeLeases:
             await self._issuer.revoke(vault_lease_id, timeout=self._timeout)
         else:
             await self._issuer.revoke_token(accessor, timeout=self._timeout)
+
+    async def _wait_until(self, lease: Lease, at: datetime) -> None:
+        """The backend forgot the lease, and so cannot end it: only its own expiry does."""
+        with suppress(ConflictError, BrokerError):
+            await self._store.commit([PostponeRevocation(lease_id=lease.lease_id, next_attempt_at=at)])
 
     async def _record_failure(self, lease: Lease, error: BrokerError) -> None:
         now = self._clock.now()

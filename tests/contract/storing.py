@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from broker.domain.errors import FieldInvalidError
 from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor, VaultLeaseId
 from broker.domain.lease import Lease, LeaseState, RevokeCause
 from broker.domain.task import EndCause, Outcome, Task, TaskState
-from broker.ports.store import Conflict, ConflictError, Store
+from broker.ports.store import Conflict, ConflictError, LeaseFilter, LeasePage, Store
 from tests.fakes.samples import LEASE, OTHER, OWNER, TASK, a_lease, a_task, an_end, an_event
 from tests.fakes.system import NOON
 
@@ -195,6 +196,51 @@ class TaskCases:
     async def test_a_task_keeps_when_its_svid_is_due(self, store: Store) -> None:
         task = await add_task(store, a_task(svid_due=NOON + SECOND))
         assert await store.task(TASK) == task
+
+    async def test_everybodys_leases_come_in_pages(self, store: Store) -> None:
+        assert await store.lease_page(LeaseFilter(), page_size=9, page_token="") == LeasePage(
+            leases=(), next_token=""
+        )
+        other = a_task("task-b", owner=OTHER)
+        await add_task(store)
+        await add_task(store, other)
+        states = [LeaseState.LIVE, LeaseState.REVOKED, LeaseState.INTENDED, LeaseState.REVOKING]
+        for number, state in enumerate(states):
+            task_id = TASK if number < 3 else other.task_id
+            lease = a_lease(f"lease-{number}", idempotency_key=f"key-{number}", task_id=task_id)
+            await add_lease(store, lease, state=state)
+
+        async def ids(size: int = 9, **wanted: Any) -> list[str]:
+            found: list[str] = []
+            token = ""
+            while True:
+                page = await store.lease_page(LeaseFilter(**wanted), page_size=size, page_token=token)
+                found += [one.lease.lease_id for one in page.leases]
+                assert len(page.leases) <= size
+                token = page.next_token
+                if not token:
+                    return found
+
+        for size in (1, 2, 3, 9):
+            assert await ids(size) == ["lease-0", "lease-2", "lease-3"]
+        assert await ids(states=frozenset({LeaseState.REVOKED})) == ["lease-1"]
+        assert await ids(states=frozenset(LeaseState), task_id=TASK) == ["lease-0", "lease-1", "lease-2"]
+        assert await ids(owner=str(OTHER)) == ["lease-3"]
+        assert await ids(owner="spiffe://example.test/agent/nobody/1") == []
+        (one,) = (await store.lease_page(LeaseFilter(task_id="task-b"), page_size=9, page_token="")).leases
+        assert (one.owner, one.lease) == (OTHER, await store.lease(LeaseId("lease-3")))
+        with pytest.raises(FieldInvalidError):
+            await store.lease_page(LeaseFilter(), page_size=9, page_token="not one' OR 1=1")
+
+    async def test_a_token_says_whose_it_is(self, store: Store) -> None:
+        task = await add_task(store)
+        accessor = TokenAccessor("an-accessor")
+        assert await store.task_of_token(accessor) is None
+        await store.commit([c.AddTaskToken(task_id=TASK, accessor=accessor, at=NOON)])
+        assert await store.task_of_token(accessor) == task
+
+    async def test_a_store_has_an_identity(self, store: Store) -> None:
+        assert await store.identity() == await store.identity() != ""
 
     async def test_figures_count_what_is_not_final(self, store: Store) -> None:
         empty = await store.figures()

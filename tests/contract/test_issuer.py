@@ -13,8 +13,10 @@ from broker.adapters.observe.together import Observers
 from broker.domain.identifiers import TokenAccessor
 from broker.ports.issuing import IssuedCredential
 from tests.contract.issuing import IssuerCases
+from tests.contract.reconciling import ViewCases
 from tests.fakes.issuer import FakeIssuer
 from tests.fakes.samples import a_role
+from tests.fakes.view import FakeView
 
 
 class FakeBackend:
@@ -22,6 +24,8 @@ class FakeBackend:
 
     def __init__(self) -> None:
         self.issuer = FakeIssuer()
+        self.view = FakeView(self.issuer)
+        self.store = self.view.store
         self.role = a_role("orders")
         self.unknown_role = a_role("unknown")
         self.issuer.refuses.add("unknown")
@@ -84,7 +88,7 @@ class TestWatchedIssuer(IssuerCases):
         return WatchedBackend()
 
 
-class TestFakeIssuer(IssuerCases):
+class TestFakeIssuer(IssuerCases, ViewCases):
     @pytest.fixture
     def backend(self) -> FakeBackend:
         return FakeBackend()

@@ -27,6 +27,9 @@ from broker.ports.store import (
     AcquireFacts,
     Conflict,
     ConflictError,
+    LeaseFilter,
+    LeasePage,
+    OwnedLease,
     QuarantinePage,
     QuarantineStatus,
     StoreFigures,
@@ -208,6 +211,34 @@ class FakeStore:
         found = tuple(self._status(self._state.quarantines[names[name]]) for name in after[:page_size])
         more = len(after) > page_size
         return QuarantinePage(quarantines=found, next_token=after[page_size - 1] if more else "")
+
+    async def identity(self) -> str:
+        self._check()
+        return "fake-store"
+
+    async def lease_page(self, wanted: LeaseFilter, *, page_size: int, page_token: str) -> LeasePage:
+        self._check()
+        if page_token and page_token not in self._state.leases:
+            raise FieldInvalidError(
+                [FieldViolation(field="page_token", remedy="give back next_page_token as it was")]
+            )
+        states = wanted.states or {state for state in LeaseState if not state.is_final}
+        found = [
+            OwnedLease(lease=lease, owner=self._state.tasks[lease.task_id].owner)
+            for lease_id, lease in sorted(self._state.leases.items())
+            if lease_id > page_token
+            and lease.state in states
+            and wanted.task_id in {"", lease.task_id}
+            and wanted.owner in {"", str(self._state.tasks[lease.task_id].owner)}
+        ]
+        more = len(found) > page_size
+        page = tuple(found[:page_size])
+        return LeasePage(leases=page, next_token=page[-1].lease.lease_id if more else "")
+
+    async def task_of_token(self, accessor: TokenAccessor) -> Task | None:
+        self._check()
+        task_id = self._state.tokens.get(accessor)
+        return None if task_id is None else self._state.tasks[task_id]
 
     async def figures(self) -> StoreFigures:
         self._check()

@@ -127,6 +127,13 @@ audit_records: Final = Table(
     Index("audit_by_task", "task_id", "kind"),
 )
 
+store_facts: Final = Table(
+    "store_facts",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("fact", Text, nullable=False),
+)
+
 quarantines: Final = Table(
     "quarantines",
     metadata,

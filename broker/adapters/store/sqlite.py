@@ -31,7 +31,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from broker.adapters.store import reading, writing
+from broker.adapters.store import lease_pages, reading, writing
 from broker.adapters.store.migrating import migrate
 from broker.adapters.store.session import SqliteSession
 from broker.domain.audit import AuditRecord, ChainHead
@@ -45,6 +45,8 @@ from broker.domain.task import Task, TaskState
 from broker.ports.store import (
     AcquireFacts,
     ConflictError,
+    LeaseFilter,
+    LeasePage,
     QuarantinePage,
     QuarantineStatus,
     StoreFigures,
@@ -185,6 +187,18 @@ class SqliteStore:
     async def leases_intended(self, before: datetime, limit: int) -> tuple[Lease, ...]:
         """Leases that were intended before `before` and still are."""
         return await self._read(reading.leases_intended, before, limit)
+
+    async def identity(self) -> str:
+        """What tells this store from every other."""
+        return await self._read(lease_pages.identity)
+
+    async def lease_page(self, wanted: LeaseFilter, *, page_size: int, page_token: str) -> LeasePage:
+        """One page of everybody's leases."""
+        return await self._read(lease_pages.lease_page, wanted, page_size, page_token)
+
+    async def task_of_token(self, accessor: TokenAccessor) -> Task | None:
+        """The task of a token."""
+        return await self._read(lease_pages.task_of_token, accessor)
 
     async def figures(self) -> StoreFigures:
         """How much there is of what is not final."""

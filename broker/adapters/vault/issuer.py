@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from datetime import timedelta
 from typing import Any, Final
 
-from broker.adapters.vault.connection import VaultCallError, VaultConnection
-from broker.adapters.vault.login import VaultLogin
+from broker.adapters.vault.as_broker import AsBroker
+from broker.adapters.vault.connection import VaultCallError
+from broker.adapters.vault.view import STORE, TASK
 from broker.domain.catalog import CredentialRole, IssueMethod
 from broker.domain.errors import CredentialBackendUnavailableError, LeaseNotRenewableError
 from broker.domain.identifiers import TaskId, TokenAccessor, VaultLeaseId
@@ -36,10 +36,11 @@ _BAD_REQUEST: Final = 400
 class VaultCredentialIssuer:
     """See the module."""
 
-    def __init__(self, *, connection: VaultConnection, login: VaultLogin, token_role: str) -> None:
-        self._connection = connection
-        self._login = login
+    def __init__(self, *, as_broker: AsBroker, token_role: str, store: str) -> None:
+        self._connection = as_broker.connection
+        self._as_broker = as_broker.call
         self._token_role = token_role
+        self._store = store
 
     async def open_task(
         self, task_id: TaskId, roles: Sequence[CredentialRole], ttl: timedelta, *, timeout: timedelta
@@ -48,7 +49,7 @@ class VaultCredentialIssuer:
         if not roles:
             message = "a token without policies would be given all that the token role allows"
             raise ValueError(message)
-        body = _token_body(task_id, [role.vault_policy for role in roles], ttl)
+        body = _token_body(task_id, [role.vault_policy for role in roles], ttl, self._store)
         try:
             answer = await self._as_broker(
                 "post", f"auth/token/create/{self._token_role}", body, correlation=task_id, timeout=timeout
@@ -134,40 +135,13 @@ class VaultCredentialIssuer:
             logger.error("token is not revoked: %s", error)
             raise CredentialBackendUnavailableError from error
 
-    async def _as_broker(  # noqa: PLR0913 - one call's parts
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, Any],
-        *,
-        correlation: str = "",
-        timeout: timedelta,
-        pool: Executor | None = None,
-    ) -> Mapping[str, Any]:
-        """Call with the broker's own token; when Vault refuses the token itself, log in once more and repeat."""
-        connection = self._connection
-        pool = pool or connection.issuing
-        token = await self._login.token()
-        try:
-            return await connection.call(
-                method, path, token=token, body=body, correlation=correlation, timeout=timeout, pool=pool
-            )
-        except VaultCallError as error:
-            if error.status != _FORBIDDEN or error.says("invalid accessor"):
-                raise
-        self._login.reject(token)
-        token = await self._login.token()
-        return await connection.call(
-            method, path, token=token, body=body, correlation=correlation, timeout=timeout, pool=pool
-        )
 
-
-def _token_body(task_id: TaskId, policies: Sequence[str], ttl: timedelta) -> dict[str, Any]:
+def _token_body(task_id: TaskId, policies: Sequence[str], ttl: timedelta, store: str) -> dict[str, Any]:
     seconds = f"{max(int(ttl.total_seconds()), 1)}s"
     return {
         "policies": list(policies),
         "no_default_policy": True,
-        "meta": {"tasklease_task": task_id},
+        "meta": {TASK: task_id, STORE: store},
         "display_name": task_id,
         "ttl": seconds,
         "explicit_max_ttl": seconds,

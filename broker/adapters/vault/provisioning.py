@@ -73,8 +73,12 @@ def broker_policy(token_role: str) -> str:
                 "sys/leases/lookup",
                 "sys/leases/renew",
                 "sys/leases/revoke",
+                "auth/token/lookup-accessor",
             )
         ),
+        "# To find what nobody answers for: names of tokens, never tokens; and leases that Vault cannot revoke.",
+        'path "auth/token/accessors" {\n  capabilities = ["list", "sudo"]\n}',
+        'path "sys/leases" {\n  capabilities = ["read", "sudo"]\n}',
     ]
     return "\n".join(rules) + "\n"
 

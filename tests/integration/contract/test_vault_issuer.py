@@ -13,15 +13,18 @@ import pytest
 import pytest_asyncio
 
 from broker.adapters.system.clock import SystemClock
+from broker.adapters.vault.as_broker import AsBroker
 from broker.adapters.vault.connection import VaultConnection
 from broker.adapters.vault.issuer import VaultCredentialIssuer
 from broker.adapters.vault.login import VaultLogin
+from broker.adapters.vault.view import VaultView
 from broker.devstack.stack import DevStack
 from broker.devstack.state import BROKER_GROUP
 from broker.domain.identifiers import TokenAccessor
 from broker.domain.secret import Secret
 from broker.ports.issuing import IssuedCredential, TokenGoneError
 from tests.contract.issuing import HOUR, PATIENCE, IssuerCases, issued, opened, until
+from tests.contract.reconciling import ViewCases
 from tests.fakes.samples import TASK, a_role
 from tests.integration.contract.relay import Mode, Relay
 from tests.integration.devstack.test_credentials import jwt_of
@@ -38,7 +41,12 @@ class VaultBackend:
         self.role = a_role("orders-readonly")
         self.unknown_role = a_role("unknown")
         self.login = login
-        self.issuer = VaultCredentialIssuer(connection=connection, login=login, token_role="tasklease-task")
+        as_broker = AsBroker(connection=connection, login=login)
+        self.store = "tests"
+        self.issuer = VaultCredentialIssuer(
+            as_broker=as_broker, token_role="tasklease-task", store=self.store
+        )
+        self.view = VaultView(as_broker)
         self.vault = stack.vault.admin()
         self._postgres = stack.postgres
         self._relay = relay
@@ -92,7 +100,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
         stack.down(purge=True)
 
 
-class TestVaultIssuer(IssuerCases):
+class TestVaultIssuer(IssuerCases, ViewCases):
     @pytest_asyncio.fixture
     async def backend(self, stack: DevStack) -> AsyncIterator[VaultBackend]:
         port = urlsplit(stack.vault.address).port
@@ -137,7 +145,7 @@ class TestVaultIssuer(IssuerCases):
         data = backend.vault.auth.token.lookup_accessor(grant.accessor)["data"]
         assert (data["orphan"], data["renewable"], data["type"]) == (True, False, "service")
         assert data["policies"] == ["tasklease-role-orders-readonly"]
-        assert data["meta"] == {"tasklease_task": TASK}
+        assert data["meta"] == {"tasklease_task": TASK, "tasklease_store": "tests"}
         assert TASK in data["display_name"]
         assert data["explicit_max_ttl"] == HOUR.total_seconds()
 

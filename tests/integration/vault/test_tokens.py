@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.adapters.system.clock import SystemClock
 from broker.adapters.vault import provisioning
+from broker.adapters.vault.as_broker import AsBroker
 from broker.adapters.vault.connection import VaultConnection
 from broker.adapters.vault.issuer import VaultCredentialIssuer
 from broker.adapters.vault.login import VaultLogin
@@ -149,7 +150,9 @@ async def broker(stack: DevStack, roles: dict[str, CredentialRole]) -> AsyncIter
         clock=SystemClock(),
     )
     keeping = asyncio.create_task(login.keep())
-    issuer = VaultCredentialIssuer(connection=connection, login=login, token_role="tasklease-task")
+    issuer = VaultCredentialIssuer(
+        as_broker=AsBroker(connection=connection, login=login), token_role="tasklease-task", store="tests"
+    )
     yield Broker(login=login, issuer=issuer, roles=roles)
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from broker.adapters.vault.as_broker import AsBroker
 from broker.adapters.vault.connection import VaultConnection
 from broker.adapters.vault.issuer import VaultCredentialIssuer
 from broker.adapters.vault.login import VaultLogin
@@ -60,4 +61,6 @@ def login(connection: VaultConnection, clock: FakeClock) -> VaultLogin:
 
 @pytest.fixture
 def issuer(connection: VaultConnection, login: VaultLogin) -> VaultCredentialIssuer:
-    return VaultCredentialIssuer(connection=connection, login=login, token_role="tasklease-task")
+    return VaultCredentialIssuer(
+        as_broker=AsBroker(connection=connection, login=login), token_role="tasklease-task", store="tests"
+    )

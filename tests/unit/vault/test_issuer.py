@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from broker.adapters.vault.as_broker import AsBroker
 from broker.adapters.vault.connection import VaultConnection
 from broker.adapters.vault.issuer import VaultCredentialIssuer
 from broker.adapters.vault.login import VaultLogin
@@ -79,7 +80,7 @@ async def test_a_tasks_token_has_exactly_its_roles_policies_and_ends_by_itself(
     assert asked.body == {
         "policies": ["tasklease-role-orders", "tasklease-role-customers"],
         "no_default_policy": True,
-        "meta": {"tasklease_task": TASK},
+        "meta": {"tasklease_task": TASK, "tasklease_store": "tests"},
         "display_name": TASK,
         "ttl": "1860s",
         "explicit_max_ttl": "1860s",
@@ -172,7 +173,9 @@ async def test_a_vault_that_was_not_reached_made_nothing(login: VaultLogin) -> N
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         nobody = VaultConnection(address=f"http://127.0.0.1:{taken.getsockname()[1]}")
-        issuer = VaultCredentialIssuer(connection=nobody, login=login, token_role="tasklease-task")
+        issuer = VaultCredentialIssuer(
+            as_broker=AsBroker(connection=nobody, login=login), token_role="tasklease-task", store="tests"
+        )
         with pytest.raises(IssueRefusedError):
             await issue(issuer)
         nobody.close()

@@ -73,7 +73,7 @@ def test_a_value_ends_where_it_ends_in_the_catalog(value: str, written: str) -> 
     assert paths(policy) == ["database/creds/orders"]
 
 
-def test_the_broker_updates_six_paths_and_nothing_else() -> None:
+def test_the_broker_updates_seven_paths_looks_at_two_lists_and_nothing_else() -> None:
     policy = broker_policy("tasklease-task")
     assert paths(policy) == [
         "auth/token/create/tasklease-task",
@@ -82,8 +82,12 @@ def test_the_broker_updates_six_paths_and_nothing_else() -> None:
         "sys/leases/lookup",
         "sys/leases/renew",
         "sys/leases/revoke",
+        "auth/token/lookup-accessor",
+        "auth/token/accessors",
+        "sys/leases",
     ]
-    assert re.findall(r"capabilities = (.*)", policy) == ['["update"]'] * 6
+    capabilities = re.findall(r"capabilities = (.*)", policy)
+    assert capabilities == ['["update"]'] * 7 + ['["list", "sudo"]', '["read", "sudo"]']
     assert not re.search(r"[*+]", policy)
 
 
