@@ -39,6 +39,7 @@ from broker.ports.system import Clock, Steps
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate, JwtDoor
 from broker.server.instances import InstanceServicer
+from broker.server.leases import LeaseServicer
 from broker.server.quarantines import QuarantineServicer
 from broker.server.rate_limit import RateLimit
 from broker.server.rounds import run_rounds
@@ -51,6 +52,7 @@ from broker.usecases.end_quarantined import EndQuarantined
 from broker.usecases.end_task import EndTask
 from broker.usecases.keep_task_alive import KeepTaskAlive
 from broker.usecases.look_at_tasks import LookAtTasks
+from broker.usecases.operate_leases import OperateLeases
 from broker.usecases.quarantine import QuarantineInstances
 from broker.usecases.reconcile import Reconcile
 from broker.usecases.record_refusal import RecordRefusal
@@ -267,6 +269,10 @@ class _Broker:
             ),
             quarantines=QuarantineServicer(quarantine=quarantine_instances),
             instances=InstanceServicer(report_ended=report_ended),
+            leases=LeaseServicer(
+                leases=OperateLeases(store=store, revoke_leases=revoke_leases, clock=clock),
+                reconcile=reconcile,
+            ),
             gate=gate,
             tls=server_credentials(identity),
             listen=settings.listen,

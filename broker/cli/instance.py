@@ -1,61 +1,45 @@
-"""`tasklease instance`: what operators do about agent instances.
-
-Whoever runs it is known to the broker by an X.509-SVID: from SPIRE's Workload API, or from files, for the day on which
-that does not work. The broker's settings say who is an operator.
-"""
+"""`tasklease instance`: what operators do about agent instances."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from datetime import UTC, timedelta
 from pathlib import Path
-from typing import Annotated, Final, NoReturn, TypeVar
+from typing import Annotated, Final
 
 import typer
-from cryptography import x509
 from rich.table import Table
 from rich.text import Text
 
 from broker.api.v1 import operators_pb2, operators_pb2_grpc
+from broker.cli.as_operator import (
+    NO_WAY_IN,
+    BrokerIdOption,
+    BrokerOption,
+    BundleOption,
+    KeyOption,
+    ReasonOption,
+    SvidOption,
+    TimeoutOption,
+    call_broker,
+    identity_of,
+)
 from broker.cli.entries import delete_entries, registry_to_delete_in
 from broker.cli.output import err, fail, out
-from broker.client import BrokerError, StaticIdentity, Svid
 from broker.client.connection import Connection, Line, Unary
-from broker.client.errors import Denied, InvalidRequest, NoIdentity, NotConnected, Unauthenticated
-from broker.client.identity import Identity, WorkloadApiIdentity
 from broker.domain.quarantine import QuarantineTarget, TargetKind
 
 app = typer.Typer(help="Quarantine agent instances, and release them. For operators.", no_args_is_help=True)
 
-_PATIENCE: Final = timedelta(seconds=10)
 _PAGE: Final = 200
 _NOT_ALL_ENDED: Final = 3
-_NO_WAY_IN: Final = 2
 
 InstanceArgument = Annotated[
     str, typer.Argument(help="SPIFFE ID of the instance.", metavar="SPIFFE_ID", show_default=False)
 ]
 ClassOption = Annotated[str, typer.Option("--class", help="Every instance of this agent class.")]
 DomainOption = Annotated[str, typer.Option(help="Every instance of this trust domain.")]
-ReasonOption = Annotated[str, typer.Option("--reason", "-r", help="Why, in words: kept and audited.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-BrokerOption = Annotated[
-    str, typer.Option(envvar="TASKLEASE_BROKER", help="The broker's address: HOST:PORT.")
-]
-BrokerIdOption = Annotated[
-    str,
-    typer.Option(envvar="TASKLEASE_BROKER_ID", help="The broker's SPIFFE ID, if it is not the usual one."),
-]
-SvidOption = Annotated[
-    Path | None,
-    typer.Option(help="Your SVID as a PEM file, instead of the Workload API; with --key, --bundle."),
-]
-KeyOption = Annotated[Path | None, typer.Option(help="Its private key, PEM.")]
-BundleOption = Annotated[Path | None, typer.Option(help="The bundle of its trust domain, PEM.")]
-TimeoutOption = Annotated[float, typer.Option(help="Seconds for the call.", min=1, max=300)]
-
 DeleteOption = Annotated[
     bool,
     typer.Option(
@@ -74,7 +58,6 @@ ServerOption = Annotated[
 ]
 
 Stub = operators_pb2_grpc.QuarantineServiceStub
-Result = TypeVar("Result")
 
 
 @app.command()
@@ -102,7 +85,7 @@ def quarantine(
     target = _target(instance, agent_class, trust_domain)
     registry = registry_to_delete_in(config, server) if delete_entry else None
     if not delete_entry and (config or server):
-        fail("--config and --server say where --delete-entry deletes: say that as well", code=_NO_WAY_IN)
+        fail("--config and --server say where --delete-entry deletes: say that as well", code=NO_WAY_IN)
     if (
         not instance
         and not yes
@@ -110,12 +93,12 @@ def quarantine(
     ):
         raise typer.Exit(1)
     request = operators_pb2.QuarantineRequest(target=target, reason=reason)
-    identity = _identity(svid, key, bundle)
+    identity = identity_of(svid, key, bundle)
 
     async def work(connection: Connection) -> operators_pb2.QuarantineResponse:
         return await connection.call(_quarantine, request, within=timedelta(seconds=timeout))
 
-    answer = _run(work, broker, broker_id, identity)
+    answer = call_broker(work, broker, broker_id, identity)
     stands = answer.quarantine
     out.print(Text.assemble(("quarantined", "bold red"), f": {_words(stands.target)}"))
     if stands.reason != reason:
@@ -152,12 +135,12 @@ def release(
     ):
         raise typer.Exit(1)
     request = operators_pb2.ReleaseRequest(target=target, reason=reason)
-    identity = _identity(svid, key, bundle)
+    identity = identity_of(svid, key, bundle)
 
     async def work(connection: Connection) -> operators_pb2.ReleaseResponse:
         return await connection.call(_release, request, within=timedelta(seconds=timeout))
 
-    answer = _run(work, broker, broker_id, identity)
+    answer = call_broker(work, broker, broker_id, identity)
     out.print(Text.assemble(("released", "bold green"), f": {_words(target)}"))
     for other in answer.still_standing:
         err.print(Text(f"still quarantined as one of {_words(other.target)}: {other.reason}", style="yellow"))
@@ -176,7 +159,7 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Show what is quarantined, by whom, why, and how many of its tasks have not ended."""
-    identity = _identity(svid, key, bundle)
+    identity = identity_of(svid, key, bundle)
 
     async def work(connection: Connection) -> list[operators_pb2.Quarantine]:
         found: list[operators_pb2.Quarantine] = []
@@ -188,7 +171,7 @@ def list_(
                 return found
             request.page_token = answer.next_page_token
 
-    found = _run(work, broker, broker_id, identity)
+    found = call_broker(work, broker, broker_id, identity)
     if as_json:
         for one in found:
             print(json.dumps(_plain(one)))
@@ -228,7 +211,7 @@ def _list(line: Line) -> Unary[operators_pb2.ListQuarantinesRequest, operators_p
 
 def _target(instance: str, agent_class: str, trust_domain: str) -> operators_pb2.QuarantineTarget:
     if sum(map(bool, (instance, agent_class, trust_domain))) != 1:
-        fail("name one of: a SPIFFE ID, --class NAME, --trust-domain NAME", code=_NO_WAY_IN)
+        fail("name one of: a SPIFFE ID, --class NAME, --trust-domain NAME", code=NO_WAY_IN)
     if instance:
         return operators_pb2.QuarantineTarget(instance=instance)
     if agent_class:
@@ -276,52 +259,3 @@ def _plain(one: operators_pb2.Quarantine) -> dict[str, object]:
         "unfinished_tasks": one.unfinished_tasks,
         "reason": one.reason,
     }
-
-
-def _identity(svid: Path | None, key: Path | None, bundle: Path | None) -> Identity:
-    if svid is None and key is None and bundle is None:
-        return WorkloadApiIdentity()
-    if svid is None or key is None or bundle is None:
-        fail("--svid, --key and --bundle belong together", code=_NO_WAY_IN)
-    try:
-        chain, key_pem, authorities = (path.read_bytes() for path in (svid, key, bundle))
-        leaf = x509.load_pem_x509_certificate(chain)
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        (spiffe_id,) = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except OSError as error:
-        fail(f"{error.filename}: {error.strerror}", code=_NO_WAY_IN)
-    except (ValueError, x509.ExtensionNotFound):
-        fail(f"{svid} holds no X.509-SVID", code=_NO_WAY_IN)
-    return StaticIdentity(Svid(spiffe_id=spiffe_id, chain=chain, key=key_pem, authorities=authorities))
-
-
-def _run(
-    work: Callable[[Connection], Awaitable[Result]], broker: str, broker_id: str, identity: Identity
-) -> Result:
-    if not broker:
-        fail("where is the broker? --broker HOST:PORT, or TASKLEASE_BROKER", code=_NO_WAY_IN)
-
-    async def connected() -> Result:
-        await identity.start(_PATIENCE)
-        connection = Connection(address=broker, identity=identity, broker_id=broker_id or None)
-        try:
-            await connection.open(_PATIENCE)
-            return await work(connection)
-        finally:
-            await connection.close()
-            await identity.close()
-
-    try:
-        return asyncio.run(connected())
-    except BrokerError as error:
-        _explain(error, identity)
-
-
-def _explain(error: BrokerError, identity: Identity) -> NoReturn:
-    match error:
-        case Denied(reason="OPERATOR_UNKNOWN" | "OPERATOR_ROLE_MISSING"):
-            fail(f"{error}\nyou are {identity.svid().spiffe_id}", code=1)
-        case NoIdentity() | NotConnected() | Unauthenticated() | InvalidRequest():
-            fail(str(error), code=_NO_WAY_IN)
-        case _:
-            fail(str(error))

@@ -19,6 +19,7 @@ from grpc_status import rpc_status
 from broker.api.v1 import (
     credentials_pb2_grpc,
     instances_pb2_grpc,
+    leases_pb2_grpc,
     operators_pb2_grpc,
     tasks_pb2,
     tasks_pb2_grpc,
@@ -57,6 +58,7 @@ class Caller:
             credentials_pb2_grpc.CredentialServiceStub(channel),  # type: ignore[no-untyped-call]
             operators_pb2_grpc.QuarantineServiceStub(channel),  # type: ignore[no-untyped-call]
             instances_pb2_grpc.InstanceServiceStub(channel),  # type: ignore[no-untyped-call]
+            leases_pb2_grpc.LeaseServiceStub(channel),  # type: ignore[no-untyped-call]
         )
 
     def call(self, rpc: str, request: Message, *, timeout: float = _TIMEOUT) -> Answer:

@@ -19,7 +19,7 @@ class OperatorRole(StrEnum):
     VIEWER = "viewer"
     """Look."""
     OPERATOR = "operator"
-    """Quarantine and release."""
+    """Quarantine, release, revoke, reconcile."""
     REGISTRAR = "registrar"
     """Register agent classes and instances."""
     APPROVER = "approver"

@@ -13,12 +13,14 @@ from typing import Final
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from broker.api.v1 import credentials_pb2, instances_pb2, operators_pb2, tasks_pb2
+from broker.api.v1 import credentials_pb2, instances_pb2, leases_pb2, operators_pb2, tasks_pb2
 from broker.domain.errors import FieldInvalidError, FieldViolation
 from broker.domain.identifiers import LeaseId, TaskId
+from broker.domain.lease import LeaseState
 from broker.domain.quarantine import QuarantineTarget, TargetKind
 from broker.domain.spiffe import AgentIdentity, InvalidSpiffeIdError, SpiffeId
 from broker.domain.task import Outcome, Scope, TaskState
+from broker.ports.store import LeaseFilter
 from broker.usecases.acquire_credential import Acquisition
 from broker.usecases.declare_task import Declaration
 
@@ -43,6 +45,13 @@ _STATES: Final = {
     tasks_pb2.TASK_STATE_ACTIVE: TaskState.ACTIVE,
     tasks_pb2.TASK_STATE_ENDING: TaskState.ENDING,
     tasks_pb2.TASK_STATE_ENDED: TaskState.ENDED,
+}
+_LEASE_STATES: Final = {
+    credentials_pb2.LEASE_STATE_INTENDED: LeaseState.INTENDED,
+    credentials_pb2.LEASE_STATE_LIVE: LeaseState.LIVE,
+    credentials_pb2.LEASE_STATE_REVOKING: LeaseState.REVOKING,
+    credentials_pb2.LEASE_STATE_REVOKED: LeaseState.REVOKED,
+    credentials_pb2.LEASE_STATE_VOID: LeaseState.VOID,
 }
 _OUTCOMES: Final = {
     tasks_pb2.TASK_OUTCOME_SUCCEEDED: Outcome.SUCCEEDED,
@@ -185,6 +194,42 @@ def listing(request: tasks_pb2.ListTasksRequest) -> tuple[frozenset[TaskState], 
         request.page_size or DEFAULT_PAGE,
         request.page_token,
     )
+
+
+def lease_listing(request: leases_pb2.ListLeasesRequest) -> tuple[LeaseFilter, int, str]:
+    """ListLeasesRequest, bounded: which, page size, page token."""
+    problems = _Problems()
+    problems.check(0 <= request.page_size <= MAX_PAGE, "page_size", f"0 to {MAX_PAGE}")
+    problems.check(len(request.page_token) <= MAX_TOKEN, "page_token", "give back next_page_token as it was")
+    problems.check(
+        len(set(request.states)) == len(request.states) and _LEASE_STATES.keys() >= set(request.states),
+        "states",
+        "INTENDED, LIVE, REVOKING, REVOKED or VOID, each once",
+    )
+    if request.task_id:
+        problems.check(bool(_IDENTIFIER.fullmatch(request.task_id)), "task_id", "a task's id")
+    if request.owner:
+        problems.check(
+            _target(operators_pb2.QuarantineTarget(instance=request.owner)) is not None,
+            "owner",
+            "spiffe://<trust domain>/agent/<class>/<instance>",
+        )
+    problems.raise_any()
+    wanted = LeaseFilter(
+        states=frozenset(_LEASE_STATES[state] for state in request.states),
+        task_id=request.task_id,
+        owner=request.owner,
+    )
+    return wanted, request.page_size or DEFAULT_PAGE, request.page_token
+
+
+def reason(value: str) -> str:
+    """Why an operator does something."""
+    problems = _Problems()
+    problems.text(value, "reason", least=1, most=MAX_REASON)
+    problems.check(bool(value.strip()), "reason", "say why, in words")
+    problems.raise_any()
+    return value
 
 
 def quarantine(

@@ -49,6 +49,7 @@ _TASKS: Final = "/broker.api.v1.TaskService/"
 _CREDENTIALS: Final = "/broker.api.v1.CredentialService/"
 _QUARANTINES: Final = "/broker.api.v1.QuarantineService/"
 _INSTANCES: Final = "/broker.api.v1.InstanceService/"
+_LEASES: Final = "/broker.api.v1.LeaseService/"
 _LOOKING: Final = frozenset({OperatorRole.VIEWER, OperatorRole.OPERATOR})
 _ACTING: Final = frozenset({OperatorRole.OPERATOR})
 _REGISTERING: Final = frozenset({OperatorRole.REGISTRAR})
@@ -104,6 +105,34 @@ RPCS: Final[Mapping[str, RpcRule]] = MappingProxyType(
             cost=4,
             audited=("quarantine.listed", "operator.refused"),
             roles=_LOOKING,
+        ),
+        _LEASES + "ListLeases": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("lease.listed", "operator.refused"),
+            roles=_LOOKING,
+        ),
+        _LEASES + "GetLease": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("lease.listed", "operator.refused"),
+            roles=_LOOKING,
+        ),
+        _LEASES + "RevokeLease": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("lease.revoking", "lease.revoked", "lease.revocation-failed", "operator.refused"),
+            roles=_ACTING,
+        ),
+        _LEASES + "Reconcile": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("lease.reconciled", "lease.revoking", "orphan.revoked", "operator.refused"),
+            roles=_ACTING,
         ),
         _INSTANCES + "ReportEnded": RpcRule(
             caller=CallerKind.OPERATOR,

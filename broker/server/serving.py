@@ -16,6 +16,8 @@ from broker.api.v1 import (
     credentials_pb2_grpc,
     instances_pb2,
     instances_pb2_grpc,
+    leases_pb2,
+    leases_pb2_grpc,
     operators_pb2,
     operators_pb2_grpc,
     tasks_pb2,
@@ -24,6 +26,7 @@ from broker.api.v1 import (
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate
 from broker.server.instances import InstanceServicer
+from broker.server.leases import LeaseServicer
 from broker.server.quarantines import QuarantineServicer
 from broker.server.tasks import TaskServicer
 
@@ -39,6 +42,7 @@ SERVICES = (
     credentials_pb2.DESCRIPTOR.services_by_name["CredentialService"].full_name,
     operators_pb2.DESCRIPTOR.services_by_name["QuarantineService"].full_name,
     instances_pb2.DESCRIPTOR.services_by_name["InstanceService"].full_name,
+    leases_pb2.DESCRIPTOR.services_by_name["LeaseService"].full_name,
 )
 
 
@@ -68,6 +72,7 @@ class GrpcServer:
         credentials: CredentialServicer,
         quarantines: QuarantineServicer,
         instances: InstanceServicer,
+        leases: LeaseServicer,
         gate: Gate,
         tls: grpc.ServerCredentials,
         listen: str,
@@ -96,6 +101,7 @@ class GrpcServer:
         credentials_pb2_grpc.add_CredentialServiceServicer_to_server(credentials, self._server)  # type: ignore[no-untyped-call]
         operators_pb2_grpc.add_QuarantineServiceServicer_to_server(quarantines, self._server)  # type: ignore[no-untyped-call]
         instances_pb2_grpc.add_InstanceServiceServicer_to_server(instances, self._server)  # type: ignore[no-untyped-call]
+        leases_pb2_grpc.add_LeaseServiceServicer_to_server(leases, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

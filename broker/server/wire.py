@@ -9,13 +9,14 @@ from typing import Final
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from broker.api.v1 import credentials_pb2, operators_pb2, tasks_pb2
+from broker.api.v1 import credentials_pb2, leases_pb2, operators_pb2, tasks_pb2
 from broker.domain.catalog import Destination
 from broker.domain.lease import Lease, LeaseState
 from broker.domain.quarantine import QuarantineTarget, TargetKind
 from broker.domain.task import EndCause, Outcome, Task, TaskState
-from broker.ports.store import QuarantineStatus
+from broker.ports.store import OwnedLease, QuarantineStatus
 from broker.usecases.acquire_credential import Acquired
+from broker.usecases.reconcile import Finding, FindingKind
 from broker.usecases.task_events import EventKind
 
 _LEASE_STATES: Final = {
@@ -44,6 +45,11 @@ _OUTCOMES: Final = {
     Outcome.FAILED: tasks_pb2.TASK_OUTCOME_FAILED,
     Outcome.CANCELLED: tasks_pb2.TASK_OUTCOME_CANCELLED,
 }
+_FINDINGS: Final = {
+    FindingKind.ORPHAN: leases_pb2.FINDING_KIND_ORPHAN,
+    FindingKind.LOST: leases_pb2.FINDING_KIND_LOST,
+    FindingKind.STRANDED: leases_pb2.FINDING_KIND_STRANDED,
+}
 EVENT_KINDS: Final = {
     EventKind.LEASE_RENEWED: tasks_pb2.AttachTaskResponse.KIND_LEASE_RENEWED,
     EventKind.LEASE_REVOKED: tasks_pb2.AttachTaskResponse.KIND_LEASE_REVOKED,
@@ -71,6 +77,32 @@ def lease_message(lease: Lease) -> credentials_pb2.Lease:
         issued_at=timestamp(lease.issued_at),
         expires_at=timestamp(lease.expires_at),
         revoked_at=timestamp(lease.revoked_at),
+    )
+
+
+def lease_record(found: OwnedLease) -> leases_pb2.LeaseRecord:
+    """A lease as an operator sees it: with Vault's id of it, which is no secret."""
+    lease = found.lease
+    return leases_pb2.LeaseRecord(
+        lease=lease_message(lease),
+        owner=str(found.owner),
+        vault_lease_id=lease.vault_lease_id or "",
+        revoke_cause=lease.revoke_cause.value if lease.revoke_cause else "",
+        intended_at=timestamp(lease.intended_at),
+        revoking_since=timestamp(lease.revoking_since),
+        attempts=lease.attempts,
+        next_attempt_at=timestamp(lease.next_attempt_at),
+        max_expires_at=timestamp(lease.max_expires_at),
+    )
+
+
+def finding_message(finding: Finding) -> leases_pb2.Finding:
+    """What reconciling found."""
+    return leases_pb2.Finding(
+        kind=_FINDINGS[finding.kind],
+        subject=finding.subject,
+        task_id=finding.task_id,
+        trouble=finding.trouble,
     )
 
 

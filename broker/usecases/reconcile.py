@@ -79,6 +79,8 @@ class OnBehalfOf:
     actor: str
     request_id: str = ""
     reason: str = ""
+    asked_for: bool = False
+    """Somebody asked: that is in the audit trail whatever was found."""
 
 
 class Reconcile:
@@ -123,8 +125,8 @@ class Reconcile:
                     await look(found, by, identity, dry_run=dry_run)
                 except MayNotLookError as error:
                     found.not_looked_at.append(str(error))
-            if found.findings and not dry_run:
-                await self._store.commit([Append(event=self._summary(found, by))])
+            if by.asked_for or (found.findings and not dry_run):
+                await self._store.commit([Append(event=self._summary(found, by, dry_run=dry_run))])
             for text in found.not_looked_at:
                 logger.warning("not reconciled: %s", text)
             self.heard(found)
@@ -231,9 +233,10 @@ class Reconcile:
                     trouble = error.reason
             found.findings.append(Finding(kind=FindingKind.STRANDED, subject=vault_lease_id, trouble=trouble))
 
-    def _summary(self, found: Reconciliation, by: OnBehalfOf) -> AuditEvent:
+    def _summary(self, found: Reconciliation, by: OnBehalfOf, *, dry_run: bool) -> AuditEvent:
         counts = {kind.value: sum(one.kind is kind for one in found.findings) for kind in FindingKind}
-        facts = {**counts, "left": sum(bool(one.trouble) for one in found.findings), "reason": by.reason}
+        left = sum(bool(one.trouble) for one in found.findings)
+        facts = {**counts, "left": left, "reason": by.reason, "dry_run": dry_run}
         return AuditEvent(
             kind=AuditKind.RECONCILED,
             at=self._clock.now(),

@@ -38,13 +38,13 @@ def vera(world: World, tmp_path: Path) -> Files:
 
 
 def instance(
-    world: World, *words: str, groups: Sequence[int] = (), **environment: str
+    world: World, *words: str, groups: Sequence[int] = (), noun: str = "instance", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("SPIFFE_", "TASKLEASE_"))
     }
     return subprocess.run(
-        [sys.executable, "-m", "broker", "instance", *words],
+        [sys.executable, "-m", "broker", noun, *words],
         capture_output=True,
         text=True,
         check=False,

@@ -30,6 +30,7 @@ from broker.domain.spiffe import SpiffeId
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate, JwtDoor
 from broker.server.instances import InstanceServicer
+from broker.server.leases import LeaseServicer
 from broker.server.quarantines import QuarantineServicer
 from broker.server.rate_limit import RateLimit
 from broker.server.serving import GrpcServer
@@ -47,6 +48,7 @@ from tests.unit.usecases.wiring import Broker
 TASKS = "/broker.api.v1.TaskService/"
 CREDENTIALS = "/broker.api.v1.CredentialService/"
 INSTANCES = "/broker.api.v1.InstanceService/"
+LEASES = "/broker.api.v1.LeaseService/"
 QUARANTINES = "/broker.api.v1.QuarantineService/"
 HEALTH = "/grpc.health.v1.Health/"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
@@ -201,6 +203,7 @@ class Served:
             ),
             quarantines=QuarantineServicer(quarantine=self.broker.quarantine_instances),
             instances=InstanceServicer(report_ended=self.broker.report_ended),
+            leases=LeaseServicer(leases=self.broker.operate_leases, reconcile=self.broker.reconcile),
             gate=self.gate,
             tls=grpc.ssl_server_credentials([(own.key, own.chain)], authority.pem, require_client_auth=True),
             listen=self.address,
@@ -245,7 +248,7 @@ class Served:
 
     def channel_for(self, method: str) -> Channel:
         """The connection of somebody who may call the RPC."""
-        return self.operator if method.startswith((QUARANTINES, INSTANCES)) else self.channel
+        return self.operator if method.startswith((QUARANTINES, INSTANCES, LEASES)) else self.channel
 
     def connect_without_certificate(self) -> Channel:
         """A connection to the door for JWT-SVIDs."""

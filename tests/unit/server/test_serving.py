@@ -40,6 +40,7 @@ SERVICES = (
     "broker.api.v1.CredentialService",
     "broker.api.v1.QuarantineService",
     "broker.api.v1.InstanceService",
+    "broker.api.v1.LeaseService",
 )
 
 

@@ -23,7 +23,9 @@ from broker.usecases.end_quarantined import EndQuarantined
 from broker.usecases.end_task import EndTask
 from broker.usecases.keep_task_alive import KeepTaskAlive
 from broker.usecases.look_at_tasks import LookAtTasks
+from broker.usecases.operate_leases import OperateLeases
 from broker.usecases.quarantine import QuarantineInstances
+from broker.usecases.reconcile import Reconcile
 from broker.usecases.release_credential import ReleaseCredential
 from broker.usecases.renew_lease import RenewLease
 from broker.usecases.report_ended import ReportEnded
@@ -35,6 +37,7 @@ from tests.fakes.issuer import FakeIssuer
 from tests.fakes.samples import BROKER, a_caller, a_catalog
 from tests.fakes.store import FakeStore
 from tests.fakes.system import CountingIds, FakeClock, RecordedSteps
+from tests.fakes.view import FakeView
 
 TIMEOUT = timedelta(seconds=5)
 
@@ -144,6 +147,16 @@ class Broker:
         )
         self.report_ended = ReportEnded(
             store=store, end_task=self.end_task, revoke_leases=revoke_leases, clock=clock
+        )
+        self.operate_leases = OperateLeases(store=store, revoke_leases=revoke_leases, clock=clock)
+        self.view = FakeView(issuer)
+        self.reconcile = Reconcile(
+            store=store,
+            view=self.view,
+            issuer=issuer,
+            clock=clock,
+            actor=str(BROKER),
+            timeout=TIMEOUT,
         )
         self.complete = CompleteTask(store=store, end_task=self.end_task, clock=clock)
         self.release = ReleaseCredential(store=store, revoke_leases=revoke_leases, clock=clock)
