@@ -35,11 +35,11 @@ from broker.domain.catalog import (
     Classification,
     CredentialRole,
     Destination,
-    Engine,
     IssueMethod,
     Revocation,
     TaskType,
 )
+from broker.domain.engines import ENGINES, Engine
 
 LONGEST_UNREVOCABLE: Final = timedelta(minutes=15)
 
@@ -91,6 +91,12 @@ class CredentialRoleModel(_Model):
             raise ValueError(message)
         for name, value in self.parameters.items():
             _check_parameter(name, value)
+        if self.revocation is Revocation.REVOCABLE and not ENGINES[self.engine].can_revoke:
+            message = (
+                f"revocation: what {self.engine.value} hands out cannot be revoked: say unrevocable, and "
+                "accept_unrevocable: true if it must be"
+            )
+            raise ValueError(message)
         if self.revocation is Revocation.UNREVOCABLE:
             if not self.accept_unrevocable:
                 message = (

@@ -12,6 +12,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from broker.domain.attestation import DEFAULT_ATTESTATION, Attestation, expand
+from broker.domain.engines import Engine
 
 
 class Classification(StrEnum):
@@ -21,13 +22,6 @@ class Classification(StrEnum):
     INTERNAL = "internal"
     CONFIDENTIAL = "confidential"
     RESTRICTED = "restricted"
-
-
-class Engine(StrEnum):
-    """What kind of secrets engine makes the credential."""
-
-    POSTGRESQL = "postgresql"
-    GENERIC = "generic"
 
 
 class IssueMethod(StrEnum):

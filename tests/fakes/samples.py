@@ -13,11 +13,11 @@ from broker.domain.catalog import (
     Classification,
     CredentialRole,
     Destination,
-    Engine,
     IssueMethod,
     Revocation,
     TaskType,
 )
+from broker.domain.engines import Engine
 from broker.domain.identifiers import LeaseId, RequestId, TaskId, TokenAccessor
 from broker.domain.lease import Lease
 from broker.domain.peer import SvidKind, VerifiedPeer

@@ -16,7 +16,8 @@ from typing import Any, Final
 import hvac
 import hvac.exceptions
 
-from broker.domain.catalog import Catalog, CredentialRole, Engine, IssueMethod
+from broker.domain.catalog import Catalog, CredentialRole, IssueMethod
+from broker.domain.engines import Engine
 
 ROLE_PREFIX: Final = "tasklease-role-"
 BROKER_POLICY: Final = "tasklease-broker"
@@ -211,6 +212,9 @@ def _pretty(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, sort_keys=True) + "\n"
 
 
+_DATABASES: Final = frozenset({Engine.POSTGRESQL, Engine.MYSQL, Engine.MONGODB})
+
+
 def _warnings(client: hvac.Client, catalog: Catalog) -> list[str]:
     """What Vault's side of a role should have, and does not: the platform team's to change, not ours."""
     mounts = set(client.sys.list_mounted_secrets_engines()["data"])
@@ -218,9 +222,31 @@ def _warnings(client: hvac.Client, catalog: Catalog) -> list[str]:
     for role in catalog.credential_roles.values():
         if f"{role.mount}/" not in mounts:
             warnings.append(f"{role.name}: there is no secrets engine at {role.mount}/ in Vault")
-        elif role.engine is Engine.POSTGRESQL:
+        elif role.engine in _DATABASES:
             warnings += _database_warnings(client, role)
+        elif role.engine in {Engine.PKI, Engine.SSH_OTP, Engine.RABBITMQ}:
+            warnings += _role_warnings(client, role)
     return warnings
+
+
+def _role_warnings(client: hvac.Client, role: CredentialRole) -> list[str]:
+    path = f"{role.mount}/roles/{role.path.partition('/')[2]}"
+    try:
+        answer = client.read(path)
+    except hvac.exceptions.InvalidPath:
+        answer = None
+    if answer is None:
+        return [f"{role.name}: Vault has no role at {path}"]
+    data: Mapping[str, Any] = answer["data"]
+    if role.engine is Engine.PKI and not data.get("generate_lease"):
+        return [
+            f"{role.name}: {path} has no generate_lease: its certificates have no lease, and no acquire works"
+        ]
+    if role.engine is Engine.SSH_OTP and data.get("key_type") != "otp":
+        return [
+            f"{role.name}: {path} is no role for one-time passwords: its key_type is {data.get('key_type')}"
+        ]
+    return []
 
 
 def _database_warnings(client: hvac.Client, role: CredentialRole) -> list[str]:
@@ -234,7 +260,8 @@ def _database_warnings(client: hvac.Client, role: CredentialRole) -> list[str]:
     data: Mapping[str, Any] = answer["data"]
     warnings = []
     statements: Sequence[str] = data.get("revocation_statements") or []
-    if not any("pg_terminate_backend" in statement for statement in statements):
+    ends_sessions = any("pg_terminate_backend" in statement for statement in statements)
+    if role.engine is Engine.POSTGRESQL and not ends_sessions:
         warnings.append(
             f"{role.name}: revocation_statements of {path} do not call pg_terminate_backend: "
             "sessions that are open when a lease is revoked stay open"

@@ -11,7 +11,8 @@ import pytest
 
 from broker.config.catalog import load_catalog
 from broker.config.reading import ConfigError, Problem
-from broker.domain.catalog import Classification, Destination, Engine, IssueMethod, Revocation
+from broker.domain.catalog import Classification, Destination, IssueMethod, Revocation
+from broker.domain.engines import Engine
 from tests.unit.config.texts import CATALOG, with_line, write
 
 
@@ -69,7 +70,8 @@ WRONG: dict[str, tuple[int, str, str, str]] = {
     "a heartbeat that is too slow": (12, "    heartbeat: 301s", "task_types.reconcile.heartbeat", "give 1s to 5m"),
     "a task without end": (11, "    max_duration: 24h1s", "task_types.reconcile.max_duration", "give 1s to 24h"),
     "too many leases": (13, "    max_leases: 501", "task_types.reconcile.max_leases", "less than or equal to 500"),
-    "an unknown engine": (16, "    engine: mysql", "credential_roles.orders.engine", "input should be 'postgresql' or 'generic'"),
+    "an unknown engine": (16, "    engine: oracle", "credential_roles.orders.engine", "input should be 'postgresql', 'mysql'"),
+    "an engine that cannot revoke": (16, "    engine: aws-sts", "credential_roles.orders.revocation", "what aws-sts hands out cannot be revoked: say unrevocable"),
     "a mount that leads elsewhere": (17, "    mount: ../sys", "credential_roles.orders.mount", "match pattern"),
     "a mount with a wildcard": (17, "    mount: 'data*'", "credential_roles.orders.mount", "match pattern"),
     "a path that leads elsewhere": (18, "    path: creds/../../sys", "credential_roles.orders.path", "no relative segments"),
