@@ -9,7 +9,7 @@ READY := .venv/.ready
 PYTEST_ARGS ?=
 PYTHON_FOLDERS = $(wildcard broker tests bench tools)
 
-.PHONY: help setup demo test test-unit check gen baseline fuzz bench images dev-up dev-status dev-down lock clean
+.PHONY: help setup demo test test-unit check gen baseline fuzz chaos bench images dev-up dev-status dev-down lock clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-11s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ baseline: $(READY) ## Accept the wire as it is now: later breaking changes are m
 
 fuzz: $(READY) ## Fuzz the parser and the verifiers with new inputs (FUZZ_SECONDS=60 for each property)
 	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(BIN)/python -m pytest tests/unit/spire/test_fuzzing.py --timeout=0 $(PYTEST_ARGS)
+
+chaos: $(READY) ## Break everything in turn while agents work (CHAOS_SECONDS=1800, CHAOS_SEED=... draws the same faults)
+	@CHAOS_SECONDS=$(or $(CHAOS_SECONDS),1800) $(BIN)/python -m pytest tests/chaos -s $(PYTEST_ARGS)
 
 bench: $(READY) ## Measure acquire and complete against Vault and PostgreSQL directly
 	@$(BIN)/python -m bench.run

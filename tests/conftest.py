@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 TESTS: Final = Path(__file__).parent
-ROOMS: Final = ("unit", "contract", "integration", "threats")
+ROOMS: Final = ("unit", "contract", "integration", "threats", "chaos")
 NOTHING_SKIPPED: Final = os.environ.get("TASKLEASE_CI") == "1"
 _skipped: Final[list[str]] = []
 

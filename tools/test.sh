@@ -11,8 +11,8 @@ missing=()
 selection=()
 echo "test: the real parts"
 if ! .venv/bin/tasklease dev parts </dev/null; then
-  missing+=("the real parts (SPIRE, Vault, PostgreSQL): tests/integration, tests/threats and the containers")
-  selection=(-m "not integration and not containers and not threats")
+  missing+=("the real parts (SPIRE, Vault, PostgreSQL): tests/integration, tests/threats, tests/chaos and the containers")
+  selection=(-m "not integration and not containers and not threats and not chaos")
 fi
 if [ ${#missing[@]} -eq 0 ]; then
   echo "test: Docker and the local images"
