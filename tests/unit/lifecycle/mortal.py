@@ -59,7 +59,15 @@ class Mortal:
         self.crashes = 0
         self.store = SqliteStore.open(self.url)
         self._dead = [False]
+        self._identity = ""
         self.broker = self._new()
+
+    @classmethod
+    async def born(cls, folder: Path) -> Mortal:
+        """The first process."""
+        mortal = cls(folder)
+        mortal.broker.view.store = mortal._identity = await mortal.store.identity()
+        return mortal
 
     def _new(self) -> Broker:
         self._dead = dead = [False]
@@ -73,7 +81,9 @@ class Mortal:
         store: Store = Wire(self.store, trouble_of_store)
         issuer: CredentialIssuer = Wire(self.issuer, trouble)
         catalog = a_catalog(max_tasks=4, max_leases=4)
-        return Broker(cast("FakeStore", store), cast("FakeIssuer", issuer), self.clock, self.ids, catalog)
+        broker = Broker(cast("FakeStore", store), cast("FakeIssuer", issuer), self.clock, self.ids, catalog)
+        broker.view.store = self._identity
+        return broker
 
     def die(self) -> None:
         """From now on this process does nothing."""

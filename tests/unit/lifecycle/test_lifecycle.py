@@ -63,7 +63,7 @@ class Walk(RuleBasedStateMachine):
         self._mortal = self._runner.run(self._made())
 
     async def _made(self) -> Mortal:
-        return Mortal(Path(self._folder.name))
+        return await Mortal.born(Path(self._folder.name))
 
     # What happens.
 
@@ -158,6 +158,18 @@ class Walk(RuleBasedStateMachine):
     def the_next_issue_fails(self, trouble: Trouble) -> None:
         self._mortal.issuer.troubles.append(trouble)
 
+    @rule(number=NUMBER)
+    def the_backend_forgets_a_lease(self, number: int) -> None:
+        """As after a restore: it works on until it has expired, and nobody can revoke it."""
+        leases = self._mortal.issuer.leases
+        if leases:
+            forgotten = sorted(leases)[number % len(leases)]
+            del leases[forgotten]
+
+    @rule()
+    def reconciles(self) -> None:
+        self._do(self._mortal.broker.reconcile.round())
+
     @rule(away=st.booleans())
     def the_store(self, away: bool) -> None:  # noqa: FBT001 - drawn
         self._mortal.store_away = away
@@ -221,6 +233,7 @@ class Walk(RuleBasedStateMachine):
             watch.revoke_expired,
             watch.reclaim,
             self._mortal.broker.quarantine_instances.follow,
+            self._mortal.broker.reconcile.round,
         ):
             try:
                 await one_round()
@@ -267,6 +280,7 @@ class Walk(RuleBasedStateMachine):
             await settle()
         await self._look()
         assert mortal.issuer.leases == {}
+        assert mortal.issuer.tokens == {}, "a token that nobody answers for"
         assert all(state.is_final for state in self._states.values() if isinstance(state, LeaseState))
         assert all(
             state is TaskState.ENDED for state in self._states.values() if isinstance(state, TaskState)
