@@ -14,7 +14,7 @@ on with L5 or L6. Doing a step twice is harmless.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -107,6 +107,11 @@ class MakeIdentities:
                     kept = {"holder": holder if used else None, "expires_at": expires_at}
                     if moved := self._ledger.move(identity, state, now=self._clock.now(), **kept):
                         made.append(moved)
+                for identity in self._taken_from_us(
+                    waiting.values()
+                ):  # its entry is gone: it will never be served
+                    del waiting[identity.spiffe_id]
+                    why = "it was ended while it was made"
         finally:
             for identity in waiting.values():
                 self._retire(identity)
@@ -138,6 +143,10 @@ class MakeIdentities:
             for one, result in zip(reserved, results, strict=True)
             if result.outcome is not Outcome.DONE
         }
+
+    def _taken_from_us(self, waiting: Iterable[LaunchedIdentity]) -> list[LaunchedIdentity]:
+        still = {one.name for one in self._ledger.identities(states=[IdentityState.PREPARING])}
+        return [one for one in waiting if one.name not in still]
 
     def _retire(self, identity: LaunchedIdentity) -> None:
         self._ledger.move(identity, IdentityState.RETIRING, now=self._clock.now())

@@ -16,7 +16,7 @@ from typing import Final
 from broker.adapters.node import probe
 from broker.domain.launching import LaunchClass, LaunchedIdentity
 
-_AT_A_TIME: Final = 20.0
+_AT_A_TIME: Final = 3.0
 _MOST: Final = 200
 
 

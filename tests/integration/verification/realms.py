@@ -7,9 +7,9 @@ well: who signs our names is then in the pool of roots that TLS trusts.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
-import socket
 import ssl
 import threading
 import time
@@ -207,7 +207,10 @@ def acquisition(task_id: str) -> credentials_pb2.AcquireCredentialRequest:
 
 
 class TerminatingProxy:
-    """Ends TLS with a certificate of its own, and goes on to the broker in TLS of its own, without a client's."""
+    """Ends TLS with a certificate of its own, and goes on to the broker in TLS of its own, without a client's.
+
+    One event loop in a thread: an SSL object must not be read and written by two threads at once.
+    """
 
     def __init__(self, certificate: tuple[Path, Path], upstream: str, authorities: bytes) -> None:
         self._front = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -217,34 +220,62 @@ class TerminatingProxy:
         self._back.set_alpn_protocols(["h2"])
         host, _, port = upstream.rpartition(":")
         self._upstream = (host, int(port))
-        self._door = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._door.getsockname()[1]}"
+        self.address = ""
         self.passed = 0
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._stop = asyncio.Event()
+        self._loop = asyncio.new_event_loop()
+        up = threading.Event()
+        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._run(up)))
+        self._thread.start()
+        up.wait(10)
 
     def close(self) -> None:
-        self._door.close()
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+        self._loop.close()
 
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                plain, _ = self._door.accept()
-                threading.Thread(target=self._serve, args=[plain], daemon=True).start()
+    async def _run(self, up: threading.Event) -> None:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._front)
+        self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        up.set()
+        await self._stop.wait()
+        server.close()
+        here = asyncio.current_task()
+        left = [task for task in asyncio.all_tasks() if task is not here]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.sleep(0.1)  # transports close in the loop's next turns
 
-    def _serve(self, plain: socket.socket) -> None:
-        with suppress(OSError), self._front.wrap_socket(plain, server_side=True) as client:
-            onward = socket.create_connection(self._upstream)
-            with self._back.wrap_socket(onward, server_hostname=BROKER_DNS_NAME) as broker:
-                self.passed += 1
-                back = threading.Thread(target=_pump, args=[broker, client], daemon=True)
-                back.start()
-                _pump(client, broker)
-                back.join()
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError), closing(writer.transport.abort):
+            back_reader, back_writer = await asyncio.open_connection(
+                *self._upstream, ssl=self._back, server_hostname=BROKER_DNS_NAME
+            )
+            self.passed += 1
+            pumps = {
+                asyncio.create_task(_pump(reader, back_writer)),
+                asyncio.create_task(_pump(back_reader, writer)),
+            }
+            with closing(back_writer.transport.abort):
+                try:
+                    await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for pump in pumps:
+                        pump.cancel()
 
 
-def _pump(source: socket.socket, target: socket.socket) -> None:
+@contextmanager
+def closing(close: Callable[[], None]) -> Iterator[None]:
+    """Close, whatever happens."""
+    try:
+        yield
+    finally:
+        close()
+
+
+async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
     with suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_RDWR)
+        while data := await source.read(65536):
+            target.write(data)
+            await target.drain()

@@ -309,3 +309,27 @@ async def test_one_that_waits_and_whose_entry_somebody_deleted_is_not_handed_out
     gone = {one.entry_id: one.state for one in node.ledger.identities()}
     assert gone[first] is IdentityState.COOLING
     assert set(gone.values()) == {IdentityState.COOLING, IdentityState.READY}
+
+
+async def test_what_is_ended_while_it_is_made_is_not_waited_for(node: Launching) -> None:
+    node.machine.served = False
+    sees = node.machine.sees
+
+    async def ended_meanwhile(of: LaunchClass, identities: Sequence[LaunchedIdentity]) -> frozenset[str]:
+        found = await sees(of, identities)
+        node.machine.alive = set()  # whoever launches was killed, and the pool sees that
+        await node.keep.end_lost()
+        return found
+
+    make = MakeIdentities(
+        ledger=node.ledger,
+        registry=node.registry,
+        sees_served=ended_meanwhile,
+        clock=node.clock,
+        new_name=lambda: "one",
+    )
+    began = node.clock.now()
+    with pytest.raises(CannotStartError, match="it was ended while it was made"):
+        await make(a_class(), 1, holder=ME, used=True)
+    assert node.clock.now() - began < PATIENCE, "one look, not all of its patience"
+    assert node.states() == [IdentityState.COOLING]
