@@ -228,6 +228,7 @@ class _Broker:
             clock=clock,
             actor=str(settings.own_id),
             timeout=timeout,
+            heard=observing.metrics.reconciled,
         )
         report_ended = ReportEnded(store=store, end_task=end_task, revoke_leases=revoke_leases, clock=clock)
         gate = Gate(

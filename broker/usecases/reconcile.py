@@ -95,6 +95,7 @@ class Reconcile:
         clock: Clock,
         actor: str,
         timeout: timedelta,
+        heard: Callable[[Reconciliation], None] = lambda _found: None,
     ) -> None:
         self._store = store
         self._view = view
@@ -103,7 +104,8 @@ class Reconcile:
         self._actor = actor
         self._timeout = timeout
         self._one_at_a_time = asyncio.Lock()
-        self.heard: Callable[[Reconciliation], None] = lambda _found: None
+        self.heard = heard
+        """Is told what was found; not of a dry run."""
 
     async def round(self) -> int:
         """One round of the broker's own; how much differed."""
@@ -129,7 +131,8 @@ class Reconcile:
                 await self._store.commit([Append(event=self._summary(found, by, dry_run=dry_run))])
             for text in found.not_looked_at:
                 logger.warning("not reconciled: %s", text)
-            self.heard(found)
+            if not dry_run:
+                self.heard(found)
             return found
 
     # Store to backend.

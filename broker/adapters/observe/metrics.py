@@ -18,6 +18,7 @@ from broker.domain.lease import LeaseState
 from broker.domain.task import EndCause, TaskState
 from broker.ports.observing import Kind, Outcome
 from broker.ports.store import StoreFigures
+from broker.usecases.reconcile import FindingKind, Reconciliation
 from broker.usecases.task_events import EventKind, TaskEvent
 
 _QUICK: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -62,6 +63,14 @@ class PrometheusMetrics:
         self._ended = Counter(
             "tasklease_tasks_ending_total", "Tasks that began to end.", ["cause"], registry=self.registry
         )
+        self._differed = Counter(
+            "tasklease_reconciled_total",
+            "What differed between the store and Vault.",
+            ["kind"],
+            registry=self.registry,
+        )
+        for kind in FindingKind:
+            self._differed.labels(kind.value)
         self._tasks = self._gauge("tasklease_tasks", "Tasks that have not ended.", ["state"])
         self._leases = self._gauge("tasklease_leases", "Leases that are not final.", ["state"])
         self._oldest = self._gauge(
@@ -122,6 +131,11 @@ class PrometheusMetrics:
             self._revoked.labels(cause).observe(max(took, 0.0))
         elif event.kind is EventKind.TASK_ENDING and event.cause is not None:
             self._ended.labels(event.cause.value).inc()
+
+    def reconciled(self, found: Reconciliation) -> None:
+        """What a comparison of the store with Vault found."""
+        for finding in found.findings:
+            self._differed.labels(finding.kind.value).inc()
 
     def figures(self, figures: StoreFigures, now: datetime, *, revocations_under_way: int) -> None:
         """What a round read in the store."""

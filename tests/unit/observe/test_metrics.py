@@ -17,6 +17,7 @@ from broker.domain.lease import LeaseState
 from broker.domain.task import Outcome, TaskState
 from broker.ports.observing import Kind
 from broker.ports.store import StoreFigures
+from broker.usecases.reconcile import OnBehalfOf
 from tests.fakes.samples import a_caller
 from tests.fakes.system import NOON
 from tests.unit.usecases.wiring import Broker, a_broker
@@ -79,6 +80,18 @@ def test_figures_go_back_to_nothing() -> None:
     )
     assert value(metrics, "tasklease_leases", state="revoking") == 0
     assert value(metrics, "tasklease_oldest_unrevoked_seconds") == 0
+
+
+async def test_what_differs_is_counted_and_a_dry_run_is_not() -> None:
+    broker = a_broker()
+    metrics = PrometheusMetrics()
+    broker.reconcile.heard = metrics.reconciled
+    await broker.acquired(await broker.declared())
+    broker.issuer.leases.clear()
+    for dry_run, counted in ((True, 0), (False, 1), (False, 1)):
+        await broker.reconcile(by=OnBehalfOf(actor="test"), dry_run=dry_run)
+        assert value(metrics, "tasklease_reconciled_total", kind="lost") == counted
+    assert value(metrics, "tasklease_reconciled_total", kind="orphan") == 0
 
 
 def test_health() -> None:
