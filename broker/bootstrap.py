@@ -358,11 +358,13 @@ class _Observing:
 
         async def readiness() -> None:
             now = self._clock.now()
-            ready = login.healthy and identity.healthy(now)
+            spire, writable = identity.healthy(now), await store.try_again()
+            ready = login.healthy and spire and writable
             await server.ready(ready=ready)
             health = Health(
                 vault=login.healthy and vault.up,
-                spire=identity.healthy(now),
+                spire=spire,
+                store=writable,
                 svid_expires_at=identity.svid_expires_at,
                 ready=ready,
             )

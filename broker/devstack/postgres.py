@@ -25,6 +25,8 @@ NAME: Final = "postgres"
 DATABASE: Final = "orders"
 _SUPERUSER: Final = "postgres"
 
+_FILLED_WITHIN: Final = 15.0
+
 
 class Postgres:
     """One PostgreSQL server of a stack."""
@@ -138,7 +140,19 @@ class Postgres:
         (data / "postmaster.pid").unlink(missing_ok=True)
 
     def _fill(self) -> None:
-        """Make the sample database, unless it is there and whole."""
+        """Make the sample database; again where that fails, for an `up` that was killed may still have a psql at work."""
+        end = time.monotonic() + _FILLED_WITHIN
+        while True:
+            try:
+                self._make_whole()
+            except NotHealthyError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
+
+    def _make_whole(self) -> None:
         names = self._query("SELECT datname FROM pg_database", "postgres").splitlines()
         exists = DATABASE in names
         if exists and self._query("SELECT to_regclass('orders') IS NOT NULL", DATABASE) == "t":

@@ -31,6 +31,7 @@ class Health:
 
     vault: bool
     spire: bool
+    store: bool
     svid_expires_at: datetime | None
     ready: bool
 
@@ -80,6 +81,7 @@ class PrometheusMetrics:
         self._queue = self._gauge("tasklease_revocations_under_way", "Revocations begun in this process.")
         self._vault_up = self._gauge("tasklease_vault_up", "1 while the broker is logged in to Vault.")
         self._spire_up = self._gauge("tasklease_spire_up", "1 while the broker has an SVID that is valid.")
+        self._store = self._gauge("tasklease_store_writable", "1 while the last write to the store worked.")
         self._svid = self._gauge(
             "tasklease_svid_expires_timestamp_seconds", "When the broker's own SVID expires."
         )
@@ -153,6 +155,7 @@ class PrometheusMetrics:
         """What a round saw."""
         self._vault_up.set(health.vault)
         self._spire_up.set(health.spire)
+        self._store.set(health.store)
         self._ready.set(health.ready)
         if health.svid_expires_at is not None:
             self._svid.set(health.svid_expires_at.timestamp())

@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -88,6 +89,8 @@ class SqliteStore:
         self._head: ChainHead | None = None
         self._head_known = False
         self._closing = False
+        self.writable = True
+        """Whether the last write worked."""
         self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
         if lock is not None:
             self._writer.start()
@@ -133,6 +136,13 @@ class SqliteStore:
         done: Future[None] = Future()
         self._queue.put(_Commit(changes, done))
         await asyncio.shield(asyncio.wrap_future(done))
+
+    async def try_again(self) -> bool:
+        """Whether a write works now, where the last one did not: tried by one that changes nothing."""
+        if not self.writable:
+            with suppress(StoreUnavailableError):
+                await self.commit([])
+        return self.writable
 
     async def task(self, task_id: TaskId) -> Task | None:
         """One task."""
@@ -294,6 +304,7 @@ class SqliteStore:
                     if not commit.done.done():
                         commit.done.set_exception(StoreUnavailableError())
                 self._head_known = False
+                self.writable = False
                 if session is not None:
                     _discard(session)
                 session = None
@@ -331,7 +342,10 @@ class SqliteStore:
             else:
                 head = head_after
             session.script("RELEASE one")
+        if not self.writable:  # a commit without changes would not show whether the disk takes one
+            session.change(writing.NOTHING)
         session.script("COMMIT")
+        self.writable = True
         self._head = head
         for index, commit in enumerate(batch):
             if index in conflicts:

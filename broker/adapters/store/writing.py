@@ -20,7 +20,7 @@ from broker.adapters.store.rows import (
     quarantine_row,
     task_row,
 )
-from broker.adapters.store.schema import audit_records, leases, task_tokens, tasks
+from broker.adapters.store.schema import audit_records, leases, store_facts, task_tokens, tasks
 from broker.adapters.store.session import Session, Statement, UniqueViolationError, one_of
 from broker.domain import changes as c
 from broker.domain.audit import ChainHead
@@ -151,6 +151,11 @@ _CONFIRM = Statement(
     .where(leases.c.lease_id == bindparam("b_lease"), leases.c.state == _REVOKING)
     .values(state=_REVOKED, revoked_at=bindparam("b_at"), next_attempt_at=None)
 )
+NOTHING = Statement(
+    update(store_facts).where(store_facts.c.name == "identity").values(fact=store_facts.c.fact)
+)
+"""Changes nothing, and has to reach the disk all the same."""
+
 _INSERT_AUDIT = Statement(insert(audit_records), columns=AUDIT_COLUMNS)
 
 

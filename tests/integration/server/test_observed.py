@@ -72,6 +72,16 @@ def test_what_vault_holds_up_is_seen_to_grow_old(world: World) -> None:
     until(lambda: scraped(world)["tasklease_vault_up", ""] == 1, "Vault is back")
 
 
+def test_a_store_that_cannot_be_written_is_not_ready_and_is_again_by_itself(world: World) -> None:
+    with world.store_unavailable(), world.calling() as caller:
+        assert world.try_declare(caller).reason == "STORE_UNAVAILABLE"
+        until(lambda: scraped(world)["tasklease_store_writable", ""] == 0, "it is seen")
+        until(lambda: scraped(world)["tasklease_ready", ""] == 0, "it says so")
+        assert not world.stack.broker.healthy()
+    until(lambda: scraped(world)["tasklease_ready", ""] == 1, "it is ready again, and nobody called")
+    assert world.stack.broker.healthy()
+
+
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     """Takes traces as a collector does."""
 

@@ -96,9 +96,9 @@ async def test_what_differs_is_counted_and_a_dry_run_is_not() -> None:
 
 def test_health() -> None:
     metrics = PrometheusMetrics()
-    metrics.health(Health(vault=False, spire=True, svid_expires_at=NOON, ready=False))
+    metrics.health(Health(vault=False, spire=True, store=True, svid_expires_at=NOON, ready=False))
     assert value(metrics, "tasklease_vault_up") == 0
-    assert value(metrics, "tasklease_spire_up") == 1
+    assert value(metrics, "tasklease_spire_up") == value(metrics, "tasklease_store_writable") == 1
     assert value(metrics, "tasklease_svid_expires_timestamp_seconds") == NOON.timestamp()
 
 

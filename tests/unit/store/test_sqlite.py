@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from broker.adapters.store import reading
+from broker.adapters.store import sqlite as sqlite_module
 from broker.adapters.store.session import SqliteSession
 from broker.adapters.store.sqlite import SqliteStore, StoreInUseError
 from broker.domain.audit import verify_chain
@@ -279,3 +280,18 @@ async def test_another_programs_lock_on_the_file_is_waited_for(store: SqliteStor
         connection.rollback()
         await work
     assert len(await store.audit_records(0, 99)) == 2
+
+
+async def test_it_knows_whether_it_can_be_written_and_finds_out_by_itself(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_module, "_BUSY_SECONDS", 0.05)
+    assert await store.try_again()
+    with raw(path) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreUnavailableError):
+            await store.commit(APPEND)
+        assert not await store.try_again()
+    assert not store.writable, "nobody wrote since"
+    assert await store.try_again()
+    assert await store.audit_head() is None
