@@ -125,10 +125,7 @@ async def node_work(config: Path, state: Path, *, parent: str = "") -> AsyncIter
         CannotStartError: it is not said where SPIRE's server is.
     """
     settings = load_settings(config)
-    text = parent or settings.registry.parent or ""
-    if text.startswith("/"):
-        text = f"spiffe://{settings.trust_domain}{text}"
-    agent = SpiffeId.parse(text) if text else None
+    agent = settings.agent_id(parent)
     if not settings.registry.server:
         message = "say where SPIRE's server is: registry.server in the configuration"
         raise CannotStartError(message)

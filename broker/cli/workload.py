@@ -19,7 +19,7 @@ from broker.cli.registry_session import RegistrySession
 from broker.config.catalog import load_catalog
 from broker.config.reading import ConfigError
 from broker.config.settings import Settings, load_settings
-from broker.domain.spiffe import InvalidSpiffeIdError, SpiffeId
+from broker.domain.spiffe import InvalidSpiffeIdError
 from broker.domain.workload import WorkloadEntry, as_text, drift
 from broker.usecases.apply_workloads import ApplyWorkloads
 from broker.usecases.plan_workloads import Action, Change, Plan, UnregistrableError, wanted_entries
@@ -232,11 +232,8 @@ def _settings(config: Path) -> Settings:
 
 
 def _wanted(settings: Settings, catalog: Path | None, parent: str) -> tuple[WorkloadEntry, ...]:
-    text = parent or settings.registry.parent or ""
-    if text.startswith("/"):
-        text = f"spiffe://{settings.trust_domain}{text}"
     try:
-        agents = SpiffeId.parse(text) if text else None
+        agents = settings.agent_id(parent)
         return wanted_entries(
             load_catalog(catalog or settings.catalog), own_id=settings.own_id, parent=agents
         )

@@ -226,6 +226,17 @@ class Settings(_File):
     own_id: SpiffeId
     endpoint_socket: str
 
+    def agent_id(self, named: str) -> SpiffeId | None:
+        """The SPIRE agent that is `named`, by its SPIFFE ID or its path; unless one is, that of `registry.parent`.
+
+        Raises:
+            InvalidSpiffeIdError: it is no SPIFFE ID.
+        """
+        text = named or self.registry.parent or ""
+        if text.startswith("/"):
+            text = f"spiffe://{self.trust_domain}{text}"
+        return SpiffeId.parse(text) if text else None
+
     def who_operates(self) -> Operators:
         """The operators, as the gate asks for them."""
         grants = tuple(operator.grant(self.own_id) for operator in self.operators)

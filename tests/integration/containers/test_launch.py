@@ -6,8 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +17,7 @@ from broker.adapters.node.ledger import SqliteLedger
 from broker.domain.launching import IdentityState
 from tests.integration.containers.conftest import Stack
 from tests.integration.containers.test_stack import SVID
+from tests.integration.launching.node import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(300)]
 
@@ -136,13 +136,6 @@ registry:
 @pytest.fixture
 def host(stack: Stack, tmp_path: Path) -> Host:
     return Host(stack, tmp_path)
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.2)
 
 
 def test_each_container_is_an_instance_of_its_own_and_nothing_is_left(host: Host) -> None:
