@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from broker.adapters.catalog.files import CatalogFiles
@@ -21,9 +21,13 @@ from broker.adapters.spire.jwt_bundles import JwtBundle, JwtBundles
 from broker.adapters.spire.jwt_verifier import JwtSvidVerifier
 from broker.adapters.spire.tls import server_credentials
 from broker.adapters.spire.verifier import SvidVerifier
+from broker.adapters.store.following import AuditFollower
+from broker.adapters.store.opening import open_store
+from broker.adapters.store.postgresql import PostgresStore
 from broker.adapters.store.quarantine import StoredQuarantine
+from broker.adapters.store.sql_store import SqlStore
 from broker.adapters.store.sqlite import SqliteStore
-from broker.adapters.system.clock import SystemClock
+from broker.adapters.system.clock import FollowingClock, SystemClock
 from broker.adapters.system.ids import RandomIds
 from broker.adapters.system.steps import NoSteps
 from broker.adapters.vault.as_broker import AsBroker
@@ -50,6 +54,7 @@ from broker.usecases.complete_task import CompleteTask
 from broker.usecases.declare_task import DeclareTask
 from broker.usecases.end_quarantined import EndQuarantined
 from broker.usecases.end_task import EndTask
+from broker.usecases.follow_changes import FollowChanges
 from broker.usecases.keep_task_alive import KeepTaskAlive
 from broker.usecases.look_at_tasks import LookAtTasks
 from broker.usecases.operate_leases import OperateLeases
@@ -76,8 +81,10 @@ _REFRESH: Final = timedelta(seconds=1)
 _RECONCILE: Final = timedelta(minutes=5)
 
 
-async def serve(settings: Settings, *, steps: Steps | None = None) -> None:
-    """Run a broker until SIGTERM or SIGINT, then stop it gracefully.
+async def serve(
+    settings: Settings, *, steps: Steps | None = None, wall: Callable[[], datetime] | None = None
+) -> None:
+    """Run a broker until SIGTERM or SIGINT, then stop it gracefully. `steps` and `wall` are for tests.
 
     Raises:
         NoIdentityError: SPIRE gives no SVID, or not the configured one.
@@ -89,7 +96,7 @@ async def serve(settings: Settings, *, steps: Steps | None = None) -> None:
     for how in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(how, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        broker = await _Broker.start(settings, stack, steps or NoSteps())
+        broker = await _Broker.start(settings, stack, steps or NoSteps(), wall or SystemClock().now)
         logger.info("serving on port %d as %s", broker.server.port, settings.own_id)
         await stop.wait()
         logger.info("stopping")
@@ -108,11 +115,16 @@ class _Broker:
         await self.server.stop(grace=grace, drains=self._drains)
 
     @classmethod
-    async def start(cls, settings: Settings, stack: contextlib.AsyncExitStack, steps: Steps) -> _Broker:
-        clock, ids, events = SystemClock(), RandomIds(), TaskEvents()
+    async def start(  # noqa: PLR0915 - one statement a part
+        cls,
+        settings: Settings,
+        stack: contextlib.AsyncExitStack,
+        steps: Steps,
+        wall: Callable[[], datetime],
+    ) -> _Broker:
+        ids, events = RandomIds(), TaskEvents()
         catalogs = CatalogFiles(settings.catalog, trust_domain=settings.trust_domain)
-        store = SqliteStore.open(settings.store.url)
-        stack.push_async_callback(store.close)
+        store, clock = await _state(settings, stack, wall)
         quarantine = StoredQuarantine(store)
         await quarantine.refresh()
 
@@ -172,7 +184,7 @@ class _Broker:
             steps=steps,
             timeout=timeout,
         )
-        revoke_leases.being_made = acquire.is_making
+        revoke_leases.being_made = lambda: acquire.being_made
         end_task = EndTask(
             store=store,
             grants=grants,
@@ -230,6 +242,11 @@ class _Broker:
             timeout=timeout,
             heard=observing.metrics.reconciled,
         )
+
+        async def reconcile_in_turn() -> None:
+            if await store.take_turn("reconcile", lasting=_RECONCILE * 1.5):
+                await reconcile.round()
+
         report_ended = ReportEnded(store=store, end_task=end_task, revoke_leases=revoke_leases, clock=clock)
         gate = Gate(
             verifier=SvidVerifier(bundle_of=bundle_of, quarantine=quarantine, clock=clock),
@@ -295,7 +312,9 @@ class _Broker:
             ("forget-secrets", acquire.forget_old, _REFRESH),
             ("catalog", catalogs.reload_if_changed, _REFRESH),
             ("quarantine", quarantine_instances.follow, _REFRESH),
-            ("reconcile", reconcile.round, _RECONCILE),
+            ("reconcile", reconcile_in_turn, _RECONCILE),
+            ("clock", clock.follow, _REFRESH),
+            *_following(store, events, grants, acquire, quarantine_instances),
             *observing.rounds(
                 server=server,
                 store=store,
@@ -319,6 +338,45 @@ class _Broker:
             new.replace(settings.address_file)
         drains = [quarantine_instances.drain, report_ended.drain, revoke_leases.drain, keep_alive.drain]
         return cls(server, [acquire.drain, complete.drain, *drains])
+
+
+async def _state(
+    settings: Settings, stack: contextlib.AsyncExitStack, wall: Callable[[], datetime]
+) -> tuple[SqliteStore | PostgresStore, FollowingClock]:
+    """The store, and the time that goes with it: what replicas share has one for all, whatever their own clocks say."""
+    store = open_store(
+        settings.store.url,
+        password_file=settings.store.password_file,
+        plaintext=settings.store.allow_plaintext,
+    )
+    stack.push_async_callback(store.close)
+    if isinstance(store, PostgresStore):
+        clock = FollowingClock(store.now, to_the_letter=True)
+    else:
+        clock = FollowingClock.of_wall(wall)
+    await clock.follow()
+    return store, clock
+
+
+def _following(
+    store: SqliteStore | PostgresStore,
+    events: TaskEvents,
+    grants: TaskGrants,
+    acquire: AcquireCredential,
+    quarantine: QuarantineInstances,
+) -> list[_Round]:
+    """What listens to other replicas, where there can be any."""
+    if isinstance(store, SqliteStore):
+        return []
+    follow_changes = FollowChanges(
+        feed=AuditFollower(store),
+        store=store,
+        events=events,
+        grants=grants,
+        acquire=acquire,
+        quarantine=quarantine,
+    )
+    return [("follow-changes", follow_changes, _SWEEP)]
 
 
 class _Observing:
@@ -348,7 +406,7 @@ class _Observing:
         self,
         *,
         server: GrpcServer,
-        store: SqliteStore,
+        store: SqlStore,
         revoke_leases: RevokeLeases,
         login: VaultLogin,
         identity: WorkloadIdentity,

@@ -12,6 +12,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from broker.adapters.store.opening import open_store
+from broker.adapters.store.postgresql import PostgresStore
+from broker.adapters.store.sql_store import StoreUnusableError
 from broker.adapters.store.sqlite import SqliteStore
 from broker.cli.output import fail, out
 from broker.config.reading import ConfigError
@@ -21,6 +24,7 @@ from broker.domain.errors import StoreUnavailableError
 
 app = typer.Typer(help="Verify and read the audit trail.", no_args_is_help=True)
 
+_Store = SqliteStore | PostgresStore
 _BATCH = 1000
 _NO_RECORD = (ValueError, TypeError, OverflowError, RecursionError)
 """What reading raises of a row that somebody made unreadable."""
@@ -88,17 +92,25 @@ def list_(
         out.print(line)
 
 
-def _open(config: Path | None, store: str) -> tuple[SqliteStore, str]:
+def _open(config: Path | None, store: str) -> tuple[_Store, str]:
     try:
-        url = store or (load_settings(config).store.url if config else "")
-        if not url:
+        if store:
+            return open_store(store, read_only=True), store
+        if config is None:
             fail("name the store: --config FILE or --store URL", code=2)
-        return SqliteStore.open(url, read_only=True), url
-    except (ConfigError, FileNotFoundError, ValueError) as error:
+        settings = load_settings(config).store
+        opened = open_store(
+            settings.url,
+            password_file=settings.password_file,
+            plaintext=settings.allow_plaintext,
+            read_only=True,
+        )
+    except (ConfigError, FileNotFoundError, StoreUnusableError, ValueError) as error:
         fail(str(error), code=2)
+    return opened, settings.url
 
 
-def _records(store: SqliteStore, url: str) -> Iterator[AuditRecord]:
+def _records(store: _Store, url: str) -> Iterator[AuditRecord]:
     after, batch = 0, _BATCH
     with asyncio.Runner() as runner:
         try:

@@ -52,13 +52,21 @@ def _expected() -> Iterator[None]:
 def up(
     state: StateOption = None,
     without_broker: Annotated[bool, typer.Option("--without-broker", help="All but the broker.")] = False,
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=8,
+            help="So many brokers, which share a database (as before, or 1). State is not moved.",
+        ),
+    ] = None,
 ) -> None:
     """Start everything and wait until it is healthy. Twice is harmless."""
     with _expected():
         stack = DevStack(state, say=say)
         began = time.monotonic()
         with err.status("bringing the stack up"):  # moves on a terminal, says nothing elsewhere
-            stack.up(with_broker=not without_broker)
+            stack.up(with_broker=not without_broker, replicas=replicas)
         say(f"all up after {time.monotonic() - began:.1f} s; state in {stack.state.folder}")
         for name, value in stack.agent_environment().items():
             out.print(f"export {name}={value}")
@@ -82,15 +90,16 @@ def status(state: StateOption = None) -> None:
 
 @app.command()
 def logs(
-    part: Annotated[str, typer.Argument(help=f"One of {', '.join(PARTS)}; all without it.")] = "",
+    part: Annotated[str, typer.Argument(help=f"One of {', '.join(PARTS)}, broker-2 …; all without it.")] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they grow.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", help="How many lines of each.")] = 40,
     state: StateOption = None,
 ) -> None:
     """Show the parts' logs."""
-    if part and part not in PARTS:
-        fail(f"there is no part {part!r}: give one of {', '.join(PARTS)}", code=2)
-    files = [file for file in DevStack(state).log_files([part] if part else PARTS) if file.exists()]
+    stack = DevStack(state)
+    if part and part not in stack.parts:
+        fail(f"there is no part {part!r}: give one of {', '.join(stack.parts)}", code=2)
+    files = [file for file in stack.log_files([part] if part else ()) if file.exists()]
     if not files:
         fail("there are no logs yet: tasklease dev up")
     os.execvp("tail", ["tail", f"-n{lines}", *(["-F"] if follow else []), *map(str, files)])  # noqa: S606, S607  # noqa: S606, S607

@@ -12,7 +12,8 @@ import uvloop
 from broker import bootstrap
 from broker.adapters.spire.identity import NoIdentityError
 from broker.adapters.store.migrating import SchemaVersionError
-from broker.adapters.store.sqlite import StoreInUseError, StoreUnusableError
+from broker.adapters.store.sql_store import StoreUnusableError
+from broker.adapters.store.sqlite import StoreInUseError
 from broker.adapters.system.steps import KillAtStep
 from broker.cli.output import fail
 from broker.config.reading import ConfigError

@@ -100,6 +100,8 @@ class Connection:
 
     def __init__(self, *, address: str, identity: Identity, broker_id: str | None) -> None:
         self._address = address
+        self._addresses = [one.strip() for one in address.split(",")]
+        random.shuffle(self._addresses)  # so that agents spread over the replicas
         self._identity = identity
         self._broker_id = broker_id
         self._line: Line | None = None
@@ -251,16 +253,30 @@ class Connection:
                 return old
             svid = self._identity.svid()
             expected = self._broker_id or f"spiffe://{svid.trust_domain}/tasklease/broker"
-            try:
-                async with asyncio.timeout(_CHECK_TIMEOUT):
-                    await check_broker(self._address, svid, expected)
-            except TimeoutError:
-                message = f"nobody answers at {self._address}"
-                raise NotConnected(message) from None
-            line = self._line = Line(_channel(self._address, svid), version)
+            address = await self._answering(svid, expected)
+            line = self._line = Line(_channel(address, svid), version)
             if old is not None:
                 self._retire(old)
             return line
+
+    async def _answering(self, svid: Svid, expected: str) -> str:
+        """The first address at which the broker answers, beginning with the one after where it did not."""
+        failure = NotConnected("there is no address")
+        for _ in self._addresses:
+            address = self._addresses[0]
+            try:
+                async with asyncio.timeout(_CHECK_TIMEOUT / len(self._addresses)):
+                    await check_broker(address, svid, expected)
+            except TimeoutError:
+                failure = NotConnected(f"nobody answers at {address}")
+            except NotConnected as error:
+                if error.reason == NOT_THE_BROKER:
+                    raise
+                failure = error
+            else:
+                return address
+            self._addresses.append(self._addresses.pop(0))
+        raise failure
 
     async def _follow_svid(self) -> None:
         """Open a new line as soon as there is a new SVID, rather than with the next call."""

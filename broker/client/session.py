@@ -40,7 +40,8 @@ class Broker:
         """Prepare a connection; it is made on entering the block.
 
         Args:
-            address: `host:port`, or `unix:PATH`; the default is $TASKLEASE_BROKER.
+            address: `host:port`, or `unix:PATH`; several replicas' with commas between; the default is
+                $TASKLEASE_BROKER.
             broker_id: the broker's SPIFFE ID; the default is $TASKLEASE_BROKER_ID, or
                 `spiffe://<own trust domain>/tasklease/broker`.
             workload_api: SPIRE's Workload API; the default is $SPIFFE_ENDPOINT_SOCKET.

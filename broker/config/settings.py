@@ -80,6 +80,8 @@ class StoreSettings(_Model):
     """Where state and audit are kept."""
 
     url: str = "sqlite:///broker.db"
+    password_file: Path | None = None
+    allow_plaintext: Annotated[bool, Field(strict=True)] = False
 
 
 class OperatorSettings(_Model):
@@ -295,7 +297,12 @@ def load_settings(path: Path) -> Settings:
     if file.vault.ca_file is not None:
         values["vault"] = file.vault.model_copy(update={"ca_file": folder / file.vault.ca_file})
     values["address_file"] = folder / file.address_file if file.address_file else None
-    values["store"] = StoreSettings(url=_absolute(file.store.url, folder))
+    values["store"] = file.store.model_copy(
+        update={
+            "url": _absolute(file.store.url, folder),
+            "password_file": folder / file.store.password_file if file.store.password_file else None,
+        }
+    )
     return Settings.model_construct(
         **values,
         own_id=own_id,
@@ -335,7 +342,7 @@ def _secret_keys(node: object, above: tuple[str, ...] = ()) -> list[tuple[str, .
     found = []
     for key, value in node.items():
         location = (*above, str(key))
-        if _LOOKS_SECRET.search(str(key)):
+        if _LOOKS_SECRET.search(str(key)) and not str(key).endswith("_file"):
             found.append(location)
         found += _secret_keys(value, location)
     return found

@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from broker.adapters.vault import provisioning
 from broker.config.catalog import load_catalog
 from broker.devstack.parts import REPOSITORY
+from broker.devstack.postgres import SharedStore
 from broker.devstack.processes import Processes
 from broker.devstack.spire import Spire
 from broker.devstack.state import BROKER_GROUP, BROKER_ID, NODE_ID, TRUST_DOMAIN, State
@@ -28,10 +29,26 @@ from broker.devstack.waiting import wait_for
 NAME: Final = "broker"
 
 
-class BrokerProcess:
-    """One broker of a stack."""
+def name_of(number: int) -> str:
+    """What a stack's broker of that number, from 1, is called."""
+    return NAME if number == 1 else f"{NAME}-{number}"
 
-    def __init__(self, state: State, processes: Processes, spire: Spire, vault: Vault) -> None:
+
+class BrokerProcess:
+    """One broker of a stack. `store` is the database that it shares with others; by itself it has a file."""
+
+    def __init__(  # noqa: PLR0913 - what it is put together from
+        self,
+        state: State,
+        processes: Processes,
+        spire: Spire,
+        vault: Vault,
+        *,
+        number: int = 1,
+        store: SharedStore | None = None,
+    ) -> None:
+        self.name = name_of(number)
+        self._shared = store
         self._state = state
         self._processes = processes
         self._spire = spire
@@ -41,22 +58,22 @@ class BrokerProcess:
     @property
     def address(self) -> str:
         """Where agents connect."""
-        return f"127.0.0.1:{self._state.port(NAME, in_use=self._processes.running(NAME) is not None)}"
+        return f"127.0.0.1:{self._port(self.name)}"
 
     @property
     def metrics_address(self) -> str:
         """Where Prometheus scrapes."""
-        return f"127.0.0.1:{self._state.port(f'{NAME}-metrics', in_use=self._processes.running(NAME) is not None)}"
+        return f"127.0.0.1:{self._port(f'{self.name}-metrics')}"
 
     @property
     def health_address(self) -> str:
         """Where probes ask."""
-        return f"unix:{self._state.socket('health.sock')}"
+        return f"unix:{self._state.socket(self.name.replace(NAME, 'health') + '.sock')}"
 
     @property
     def config_file(self) -> Path:
         """The configuration file."""
-        return self.folder / "broker.yaml"
+        return self.folder / f"{self.name}.yaml"
 
     @property
     def catalog(self) -> Path:
@@ -66,7 +83,7 @@ class BrokerProcess:
     @property
     def store_url(self) -> str:
         """State and audit."""
-        return f"sqlite:///{self.folder / 'broker.db'}"
+        return self._shared.url if self._shared is not None else f"sqlite:///{self.folder / 'broker.db'}"
 
     def write_files(self, *, postgres_port: int) -> None:
         """Write the configuration; and the sample catalog, unless there is one."""
@@ -74,7 +91,11 @@ class BrokerProcess:
         self.config_file.write_text(self._configuration())
         self._write_catalog(postgres_port)
 
+    def _port(self, name: str) -> int:
+        return self._state.port(name, in_use=self._processes.running(self.name) is not None)
+
     def _configuration(self) -> str:
+        password = f"\n  password_file: {self._shared.password_file}" if self._shared is not None else ""
         return f"""# Written by `tasklease dev up` at each start.
 trust_domain: {TRUST_DOMAIN}
 listen: {self.address}
@@ -85,7 +106,7 @@ spiffe_endpoint_socket: unix://{self._spire.agent_socket}
 vault:
   address: {self._vault.address}
 store:
-  url: sqlite:///broker.db
+  url: {self.store_url}{password}
 catalog: catalog
 operators: # `spire-server x509 mint` makes SVIDs for them; see docs/operators.md
   - id: spiffe://{TRUST_DOMAIN}/operator/
@@ -143,7 +164,7 @@ log:
             module: for tests: another module that takes the same words as `tasklease`.
         """
         self.launch(crash_at=crash_at, module=module)
-        wait_for(NAME, self.healthy, self._processes)
+        wait_for(self.name, self.healthy, self._processes)
 
     def launch(self, *, crash_at: str = "", module: str = "broker") -> None:
         """Start the broker without waiting."""
@@ -152,7 +173,7 @@ log:
             command += ["--crash-at", crash_at]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("VAULT_")}
         self._processes.start(
-            NAME,
+            self.name,
             command,
             groups=[BROKER_GROUP],
             environment={

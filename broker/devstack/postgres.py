@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -23,9 +24,19 @@ from broker.devstack.waiting import NotHealthyError, wait_for
 
 NAME: Final = "postgres"
 DATABASE: Final = "orders"
+STORE: Final = "tasklease"
+"""The database of brokers that share their state, and the role that owns it."""
 _SUPERUSER: Final = "postgres"
 
 _FILLED_WITHIN: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedStore:
+    """A database for the state of several brokers."""
+
+    url: str
+    password_file: Path
 
 
 class Postgres:
@@ -163,6 +174,25 @@ class Postgres:
         script = (REPOSITORY / "vault/database/orders.sql").read_text()
         # One transaction: all of it, or nothing.
         self._query(f"BEGIN;\n\\set vault_password {password}\n{script}\nCOMMIT;\n", DATABASE)
+
+    def make_store(self) -> SharedStore:
+        """Make the brokers' own database, unless it is there."""
+        password = self._state.secret("postgres-store")
+        if STORE not in self._query("SELECT rolname FROM pg_roles", "postgres").splitlines():
+            self._query(
+                f"\\set password {password}\nCREATE ROLE {STORE} LOGIN PASSWORD :'password';\n", "postgres"
+            )
+        if STORE not in self._query("SELECT datname FROM pg_database", "postgres").splitlines():
+            self._query(f"CREATE DATABASE {STORE} OWNER {STORE}", "postgres")
+        return self.store
+
+    @property
+    def store(self) -> SharedStore:
+        """Where the brokers' own database is."""
+        return SharedStore(
+            url=f"postgresql://{STORE}@127.0.0.1:{self.port}/{STORE}",
+            password_file=self._state.secrets / "postgres-store",
+        )
 
     def _query(self, script: str, database: str) -> str:
         result = self._psql(script, database=database)

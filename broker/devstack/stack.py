@@ -18,6 +18,7 @@ from typing import Final
 
 from broker.devstack import broker_process as broker
 from broker.devstack import parts, postgres, spire, vault
+from broker.devstack.broker_process import BrokerProcess
 from broker.devstack.instances import Instances
 from broker.devstack.parts import REPOSITORY, Say
 from broker.devstack.processes import Processes
@@ -78,8 +79,9 @@ class DevStack:
         self._spire = _Lazily(lambda: parts.find(parts.SPIRE, say))
         self._vault = _Lazily(lambda: parts.find(parts.VAULT, say))
 
-    def up(self, *, with_broker: bool = True) -> None:
-        """Bring everything up that is not up, and wait until it is healthy.
+    def up(self, *, with_broker: bool = True, replicas: int | None = None) -> None:
+        """Bring everything up that is not up, and wait until it is healthy. Several brokers share a database of their own;
+        without `replicas` there are as many as before.
 
         Raises:
             StackError: not on this machine.
@@ -91,6 +93,7 @@ class DevStack:
         self.find_parts()
         with self.state.locked():
             self.state.make()
+            self._want(replicas)
             with ThreadPoolExecutor() as pool:
                 database = pool.submit(self._bring_up, postgres.NAME)
                 keys = pool.submit(self._start_spire)
@@ -100,10 +103,14 @@ class DevStack:
             self.vault.configure(jwks_url=self.spire.jwks_url, postgres_port=self.postgres.port)
             self.spire.register_broker()
             self.instances.end_lost()
-            self.broker.write_files(postgres_port=self.postgres.port)
+            if self.replicas > 1:
+                self.postgres.make_store()
+            for one in self.brokers:
+                one.write_files(postgres_port=self.postgres.port)
             self.broker.apply_catalog()
             if with_broker:
-                self._bring_up(broker.NAME)
+                for one in self.brokers:
+                    self._bring_up(one.name)
 
     def find_parts(self) -> dict[str, Path]:
         """Where the binaries are, getting first those that are missing.
@@ -125,8 +132,8 @@ class DevStack:
             message = f"{self.state.folder} is not the state folder of a stack"
             raise StackError(message)
         with self.state.locked():
-            self._processes.find_lost(PARTS)
-            for name in reversed(PARTS):
+            self._processes.find_lost(self.parts)
+            for name in reversed(self.parts):
                 if self._processes.running(name) is not None:
                     self._say(f"stopping {name}")
                 self.stop_part(name)
@@ -139,7 +146,7 @@ class DevStack:
         if not self.state.exists:
             return [PartStatus(name=name, pid=None, address="", healthy=False) for name in PARTS]
         found = []
-        for name in PARTS:
+        for name in self.parts:
             process = self._processes.running(name)
             address, healthy = self._probe(name) if process is not None else ("", False)
             found.append(
@@ -155,7 +162,7 @@ class DevStack:
             spire.AGENT: self.spire.start_agent,
             spire.OIDC: self.spire.start_oidc,
             vault.NAME: self.vault.start,
-            broker.NAME: self.broker.start,
+            **{one.name: one.start for one in self.brokers},
         }
         starts[name]()
 
@@ -173,9 +180,19 @@ class DevStack:
         """Whether a part's process is alive."""
         return self._processes.running(name) is not None
 
-    def log_files(self, names: Sequence[str] = PARTS) -> list[Path]:
+    def log_files(self, names: Sequence[str] = ()) -> list[Path]:
         """Where the parts log."""
-        return [self._processes.log_file(name) for name in names]
+        return [self._processes.log_file(name) for name in names or self.parts]
+
+    @property
+    def replicas(self) -> int:
+        """How many brokers there are."""
+        return int(self.state.read().get("replicas", 1)) if self.state.exists else 1
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of all parts; those of brokers come last."""
+        return PARTS + tuple(one.name for one in self.brokers[1:])
 
     @property
     def postgres(self) -> postgres.Postgres:
@@ -193,9 +210,19 @@ class DevStack:
         return vault.Vault(self.state, self._processes, self._vault)
 
     @property
-    def broker(self) -> broker.BrokerProcess:
-        """The broker."""
-        return broker.BrokerProcess(self.state, self._processes, self.spire, self.vault)
+    def broker(self) -> BrokerProcess:
+        """The broker; where there are several, the first."""
+        return self.brokers[0]
+
+    @property
+    def brokers(self) -> list[BrokerProcess]:
+        """Every broker."""
+        replicas = self.replicas
+        store = self.postgres.store if replicas > 1 else None
+        return [
+            BrokerProcess(self.state, self._processes, self.spire, self.vault, number=number, store=store)
+            for number in range(1, replicas + 1)
+        ]
 
     @property
     def instances(self) -> Instances:
@@ -206,8 +233,16 @@ class DevStack:
         """What an agent's process needs to find SPIRE and the broker."""
         return {
             "SPIFFE_ENDPOINT_SOCKET": f"unix://{self.spire.agent_socket}",
-            "TASKLEASE_BROKER": self.broker.address,
+            "TASKLEASE_BROKER": ",".join(one.address for one in self.brokers),
         }
+
+    def _want(self, replicas: int | None) -> None:
+        if replicas is None or replicas == self.replicas:
+            return
+        for one in self.brokers:  # another number, another store
+            self.stop_part(one.name)
+        with self.state.changing() as content:
+            content["replicas"] = replicas
 
     def _start_spire(self) -> None:
         for name in (spire.SERVER, spire.AGENT, spire.OIDC):
@@ -236,8 +271,9 @@ class DevStack:
             return f"127.0.0.1:{self.postgres.port}", self.postgres.healthy()
         if name == vault.NAME:
             return self.vault.address, answers(f"{self.vault.address}/v1/sys/health")
-        if name == broker.NAME:
-            return self.broker.address, self.broker.healthy()
+        for one in self.brokers:
+            if name == one.name:
+                return one.address, one.healthy()
         socket = {spire.SERVER: self.spire.server_socket, spire.AGENT: self.spire.agent_socket}.get(name)
         return f"unix://{socket}" if socket else self.spire.jwks_url, self.spire.healthy(name)
 

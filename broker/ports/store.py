@@ -6,12 +6,12 @@ changes survive a power cut. Reads see everything that was committed before they
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from broker.domain.audit import AuditRecord, ChainHead
 from broker.domain.changes import Change
@@ -20,6 +20,9 @@ from broker.domain.lease import Lease, LeaseState
 from broker.domain.quarantine import Quarantine, QuarantineTarget
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
+
+CLAIM: Final = timedelta(seconds=3)
+"""How long work that a replica took is its own; after that another may take it. By the store's clock."""
 
 
 class Conflict(StrEnum):
@@ -157,32 +160,50 @@ class Store(Protocol):
         """Return what an acquire has to know of the task, in one read."""
         ...
 
-    async def lapsed_tasks(self, now: datetime, limit: int) -> tuple[Task, ...]:
+    # Work, taken: each of these also claims what it returns, so that no other replica gets it for `CLAIM` (where there
+    # are others); the same replica gets it again if it asks again.
+
+    async def take_lapsed_tasks(self, now: datetime, limit: int) -> tuple[Task, ...]:
         """Active tasks whose deadline or sign of life is overdue."""
         ...
 
-    async def ending_tasks(self, limit: int) -> tuple[Task, ...]:
+    async def take_ending_tasks(self, limit: int) -> tuple[Task, ...]:
         """Return tasks that are ending and hold no lease that is not final, or have never held one."""
         ...
 
-    async def leases_due_for_renewal(self, before: datetime, limit: int) -> tuple[Lease, ...]:
+    async def take_leases_due_for_renewal(self, before: datetime, limit: int) -> tuple[Lease, ...]:
         """Return live, renewable leases of active tasks that expire before `before` and may still be extended."""
         ...
 
-    async def leases_expired(self, now: datetime, limit: int) -> tuple[Lease, ...]:
+    async def take_expired_leases(self, now: datetime, limit: int) -> tuple[Lease, ...]:
         """Return live leases whose expiry has passed."""
         ...
 
-    async def leases_to_revoke(self, now: datetime, limit: int) -> tuple[Lease, ...]:
-        """Return revoking leases whose next attempt is due, longest waiting first.
+    async def take_leases_to_revoke(
+        self, now: datetime, limit: int, *, besides: Collection[LeaseId] = ()
+    ) -> tuple[Lease, ...]:
+        """Return revoking leases whose next attempt is due, longest waiting first, without those in `besides`.
 
         Not one without a Vault lease id while another that has one, and is not final, stands under the same
         token: it has to wait for that one, and must not take the place of those that can be revoked now.
         """
         ...
 
-    async def leases_intended(self, before: datetime, limit: int) -> tuple[Lease, ...]:
-        """Return leases that are still intended although they were so before `before`."""
+    async def take_intended_leases(
+        self, before: datetime, limit: int, *, besides: Collection[LeaseId] = ()
+    ) -> tuple[Lease, ...]:
+        """Return leases that are still intended although they were so before `before`, without those in `besides`.
+
+        A lease is claimed by the replica that commits its intent, or makes it revoking.
+        """
+        ...
+
+    async def hold(self, leases: Collection[LeaseId]) -> frozenset[LeaseId]:
+        """Claim these leases for another `CLAIM`; return those that no other replica has claimed."""
+        ...
+
+    async def take_turn(self, name: str, *, lasting: timedelta) -> bool:
+        """Whether it is this replica that does what `name` names; no other one does for so long."""
         ...
 
     async def quarantines(self) -> tuple[Quarantine, ...]:

@@ -162,9 +162,10 @@ class AcquireCredential:
             raise LeaseNotLiveError
         return Acquired(lease=lease, secret=acquired.secret, destination=acquired.destination)
 
-    def is_making(self, lease: Lease) -> bool:
-        """Whether this process is issuing the lease at this moment."""
-        return lease.lease_id in self._being_made
+    @property
+    def being_made(self) -> frozenset[LeaseId]:
+        """The leases that this process is issuing at this moment."""
+        return frozenset(self._being_made)
 
     async def drain(self) -> None:
         """Wait until every acquire under way has reached its end."""

@@ -18,6 +18,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
@@ -74,8 +75,8 @@ class RevokeLeases:
         self._slots: defaultdict[str, FairSlots] = defaultdict(lambda: FairSlots(_AT_ONCE))
         self._working: dict[LeaseId, asyncio.Future[bool]] = {}
         self._background: set[asyncio.Task[None]] = set()
-        self.being_made: Callable[[Lease], bool] = lambda _lease: False
-        """Tells whether a lease is being issued at this moment in this process; set by the wiring."""
+        self.being_made: Callable[[], AbstractSet[LeaseId]] = frozenset
+        """The leases that are being issued at this moment in this process; set by the wiring."""
 
     async def drive(self, task_id: TaskId) -> Task | None:
         """Try once to revoke everything an ending task holds, and finish it when nothing is left.
@@ -134,6 +135,12 @@ class RevokeLeases:
         self._working[lease.lease_id] = work
         work.add_done_callback(lambda _done: self._working.pop(lease.lease_id, None))
         return work
+
+    async def hold(self) -> None:
+        """Keep other replicas away from what is made and revoked here, for as long as it takes."""
+        mine = self.under_way | self.being_made()
+        if mine:
+            await self._store.hold(mine)
 
     @property
     def under_way(self) -> frozenset[LeaseId]:
@@ -202,14 +209,24 @@ class RevokeLeases:
 
     async def _may_begin(self, lease: Lease, now: datetime) -> bool:
         if lease.vault_lease_id is None:
-            if self.being_made(lease):
-                return False
             since = lease.revoking_since or lease.intended_at
-            return now >= since + IN_DOUBT_GRACE and not await self._others_live_under_its_token(lease)
+            return (
+                lease.lease_id not in self.being_made()
+                and now >= since + IN_DOUBT_GRACE
+                and await self._is_made_nowhere(lease)
+                and not await self._others_live_under_its_token(lease)
+            )
         if lease.revoke_cause is RevokeCause.LOST and lease.expires_at is not None and now < lease.expires_at:
             await self._wait_until(lease, lease.expires_at)
             return False
         return True
+
+    async def _is_made_nowhere(self, lease: Lease) -> bool:
+        """Whether no other replica is at work on it: that one knows its Vault lease id in a moment, or is dead."""
+        try:
+            return lease.lease_id in await self._store.hold([lease.lease_id])
+        except BrokerError:
+            return False
 
     async def _others_live_under_its_token(self, lease: Lease) -> bool:
         try:
@@ -219,7 +236,11 @@ class RevokeLeases:
         return any(
             other.accessor == lease.accessor
             and not other.state.is_final
-            and (other.vault_lease_id is not None or self.being_made(other))
+            and (
+                other.vault_lease_id is not None
+                or other.state is LeaseState.INTENDED  # here or in another replica
+                or other.lease_id in self.being_made()
+            )
             for other in leases
         )
 

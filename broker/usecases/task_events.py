@@ -70,6 +70,10 @@ class TaskEvents:
     def publish(self, task_id: TaskId, event: TaskEvent) -> None:
         """Tell every listener; never waits."""
         self.heard(event)
+        self.pass_on(task_id, event)
+
+    def pass_on(self, task_id: TaskId, event: TaskEvent) -> None:
+        """Tell every listener of what another replica did; never waits."""
         for queue in self._listeners.get(task_id, ()):
             _put(queue, event)
 

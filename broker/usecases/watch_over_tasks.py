@@ -71,7 +71,7 @@ class WatchOverTasks:
         """End active tasks whose deadline or sign of life is overdue; return how many."""
         now = self._clock.now()
         ended = 0
-        for task in await self._store.lapsed_tasks(now, _BATCH):
+        for task in await self._store.take_lapsed_tasks(now, _BATCH):
             cause = task.lapsed(now)
             if cause is None:
                 continue
@@ -90,7 +90,7 @@ class WatchOverTasks:
         now = self._clock.now()
         due = [
             lease
-            for lease in await self._store.leases_due_for_renewal(now + longest * _RENEW_FROM, _BATCH)
+            for lease in await self._store.take_leases_due_for_renewal(now + longest * _RENEW_FROM, _BATCH)
             if lease.role in roles
             and lease.expires_at is not None
             and lease.expires_at - now <= roles[lease.role].ttl * _renew_at(lease)
@@ -114,19 +114,19 @@ class WatchOverTasks:
     async def revoke_expired(self) -> int:
         """Move live leases whose time ran out to revoking; return how many."""
         now = self._clock.now()
-        return await self._revoke(await self._store.leases_expired(now, _BATCH), RevokeCause.EXPIRED)
+        return await self._revoke(await self._store.take_expired_leases(now, _BATCH), RevokeCause.EXPIRED)
 
     async def reclaim(self, *, older_than: timedelta | None = None) -> int:
         """Move intents that never became leases to revoking, as in doubt; return how many.
 
         `older_than` defaults to what an issue may take at most. At start it is nothing: no issue of the process
-        before can still end well.
+        before can still end well; those of other replicas are theirs.
         """
         age = self._issue_timeout * 3 if older_than is None else older_than
-        stale = await self._store.leases_intended(self._clock.now() - age, _BATCH)
-        return await self._revoke(
-            [lease for lease in stale if not self._revoke_leases.being_made(lease)], RevokeCause.IN_DOUBT
+        stale = await self._store.take_intended_leases(
+            self._clock.now() - age, _BATCH, besides=self._revoke_leases.being_made()
         )
+        return await self._revoke(stale, RevokeCause.IN_DOUBT)
 
     async def retry(self) -> int:
         """Try again what is due: leases to revoke, then tasks to finish; return how many leases were revoked.
@@ -134,18 +134,20 @@ class WatchOverTasks:
         Waits only so long: what a backend that does not answer holds up goes on by itself, and the next round begins
         with what nobody works on yet.
         """
-        under_way = self._revoke_leases.under_way
-        due = await self._store.leases_to_revoke(self._clock.now(), _BATCH + len(under_way))
-        begun = [self._revoke_leases.begin(lease) for lease in due if lease.lease_id not in under_way]
+        await self._revoke_leases.hold()
+        due = await self._store.take_leases_to_revoke(
+            self._clock.now(), _BATCH, besides=self._revoke_leases.under_way
+        )
+        begun = [self._revoke_leases.begin(lease) for lease in due]
         revoked = 0
         if begun:
             done, _ = await asyncio.wait(begun, timeout=_ROUND_PATIENCE)
             revoked = sum(one.result() for one in done)
-        for task in await self._store.ending_tasks(_BATCH):
+        for task in await self._store.take_ending_tasks(_BATCH):
             await self._revoke_leases.finish(task.task_id)
         return revoked
 
-    async def _revoke(self, leases: list[Lease] | tuple[Lease, ...], cause: RevokeCause) -> int:
+    async def _revoke(self, leases: tuple[Lease, ...], cause: RevokeCause) -> int:
         moved = 0
         now = self._clock.now()
         for lease in leases:

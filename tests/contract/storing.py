@@ -737,10 +737,10 @@ class ReadCases:
         for name, (deadline, heartbeat) in times.items():
             await add_task(store, a_task(name, deadline=deadline, heartbeat_due=heartbeat))
         await store.commit([end("task-ending")])
-        lapsed = await store.lapsed_tasks(NOON, MANY)
+        lapsed = await store.take_lapsed_tasks(NOON, MANY)
         assert [task.task_id for task in lapsed] == ["task-both", "task-deadline", "task-heartbeat"]
-        assert [task.task_id for task in await store.lapsed_tasks(NOON, 1)] == ["task-both"]
-        assert await store.lapsed_tasks(NOON - 2 * hour, MANY) == ()
+        assert [task.task_id for task in await store.take_lapsed_tasks(NOON, 1)] == ["task-both"]
+        assert await store.take_lapsed_tasks(NOON - 2 * hour, MANY) == ()
 
     async def test_ending_tasks_that_hold_nothing_are_to_be_finished(self, store: Store) -> None:
         for name in ("task-active", "task-ended", "task-holds", "task-held", "task-bare"):
@@ -757,8 +757,8 @@ class ReadCases:
                 end("task-bare", at=NOON),
             ]
         )
-        assert [task.task_id for task in await store.ending_tasks(MANY)] == ["task-bare", "task-held"]
-        assert [task.task_id for task in await store.ending_tasks(1)] == ["task-bare"]
+        assert [task.task_id for task in await store.take_ending_tasks(MANY)] == ["task-bare", "task-held"]
+        assert [task.task_id for task in await store.take_ending_tasks(1)] == ["task-bare"]
 
     async def test_leases_to_renew_are_live_renewable_of_active_tasks_and_have_room(
         self, store: Store
@@ -781,12 +781,12 @@ class ReadCases:
         for lease, change in leases.values():
             await store.commit([c.CreateLease(lease=lease, max_live=MANY), *([change] if change else [])])
         await store.commit([end("task-ending")])
-        due = await store.leases_due_for_renewal(soon + SECOND, MANY)
+        due = await store.take_leases_due_for_renewal(soon + SECOND, MANY)
         assert [lease.lease_id for lease in due] == ["lease-sooner", "lease-soon"]
-        assert [lease.lease_id for lease in await store.leases_due_for_renewal(soon, MANY)] == [
+        assert [lease.lease_id for lease in await store.take_leases_due_for_renewal(soon, MANY)] == [
             "lease-sooner"
         ]
-        assert len(await store.leases_due_for_renewal(soon + SECOND, 1)) == 1
+        assert len(await store.take_leases_due_for_renewal(soon + SECOND, 1)) == 1
 
     async def test_expired_leases_are_the_live_ones_whose_time_ran_out(self, store: Store) -> None:
         await add_task(store)
@@ -795,9 +795,9 @@ class ReadCases:
             await store.commit([issue(name, expires_at=NOON + after * SECOND)])
         await add_lease(store, a_lease("lease-revoking"))
         await store.commit([issue("lease-revoking", expires_at=NOON), revoke("lease-revoking")])
-        expired = await store.leases_expired(NOON, MANY)
+        expired = await store.take_expired_leases(NOON, MANY)
         assert [lease.lease_id for lease in expired] == ["lease-a", "lease-b"]
-        assert len(await store.leases_expired(NOON, 1)) == 1
+        assert len(await store.take_expired_leases(NOON, 1)) == 1
 
     async def test_leases_to_revoke_are_those_whose_attempt_is_due_longest_waiting_first(
         self, store: Store
@@ -808,11 +808,11 @@ class ReadCases:
         for name, after in (("lease-b", 0), ("lease-a", -1), ("lease-c", 1)):
             await add_lease(store, a_lease(name))
             await store.commit([issue(name), revoke(name, at=NOON + after * SECOND)])
-        due = await store.leases_to_revoke(NOON, MANY)
+        due = await store.take_leases_to_revoke(NOON, MANY)
         assert [lease.lease_id for lease in due] == ["lease-a", "lease-b"]
-        assert len(await store.leases_to_revoke(NOON, 1)) == 1
+        assert len(await store.take_leases_to_revoke(NOON, 1)) == 1
         await store.commit([c.PostponeRevocation(lease_id=LeaseId("lease-a"), next_attempt_at=NOON + SECOND)])
-        assert [lease.lease_id for lease in await store.leases_to_revoke(NOON, MANY)] == ["lease-b"]
+        assert [lease.lease_id for lease in await store.take_leases_to_revoke(NOON, MANY)] == ["lease-b"]
 
     async def test_a_doubtful_lease_is_to_be_revoked_when_nothing_else_stands_under_its_token(
         self, store: Store
@@ -827,12 +827,12 @@ class ReadCases:
         elsewhere = a_lease("lease-elsewhere", accessor=TokenAccessor("accessor-two"))
         await add_lease(store, elsewhere, LeaseState.LIVE)
         await add_lease(store, a_lease("lease-b", task_id="task-b"), LeaseState.LIVE)
-        assert await store.leases_to_revoke(NOON + SECOND, MANY) == ()
+        assert await store.take_leases_to_revoke(NOON + SECOND, MANY) == ()
         await store.commit([revoke("lease-live")])
-        (due,) = await store.leases_to_revoke(NOON + SECOND, MANY)
+        (due,) = await store.take_leases_to_revoke(NOON + SECOND, MANY)
         assert due.lease_id == "lease-live"
         await store.commit([c.ConfirmRevoked(lease_id=due.lease_id, at=NOON)])
-        due_now = await store.leases_to_revoke(NOON + SECOND, MANY)
+        due_now = await store.take_leases_to_revoke(NOON + SECOND, MANY)
         assert {lease.lease_id for lease in due_now} == {"lease-doubtful", "lease-doubtful-too"}
 
     async def test_stale_intents_are_those_that_are_old_and_still_intended(self, store: Store) -> None:
@@ -841,9 +841,9 @@ class ReadCases:
             await add_lease(store, a_lease(name, intended_at=NOON + after * SECOND))
         for state in (LeaseState.LIVE, LeaseState.REVOKING, LeaseState.REVOKED, LeaseState.VOID):
             await add_lease(store, a_lease(f"lease-{state.value}", intended_at=NOON - SECOND), state)
-        stale = await store.leases_intended(NOON, MANY)
+        stale = await store.take_intended_leases(NOON, MANY)
         assert [lease.lease_id for lease in stale] == ["lease-a", "lease-b"]
-        assert len(await store.leases_intended(NOON, 1)) == 1
+        assert len(await store.take_intended_leases(NOON, 1)) == 1
 
 
 async def snapshot(store: Store) -> tuple[object, ...]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
 from broker.domain import changes as c
@@ -150,12 +150,12 @@ class FakeStore:
             ),
         )
 
-    async def lapsed_tasks(self, now: datetime, limit: int) -> tuple[Task, ...]:
+    async def take_lapsed_tasks(self, now: datetime, limit: int) -> tuple[Task, ...]:
         self._check()
         lapsed = [task for task in self._state.tasks.values() if task.lapsed(now) is not None]
         return tuple(sorted(lapsed, key=lambda task: task.deadline)[:limit])
 
-    async def ending_tasks(self, limit: int) -> tuple[Task, ...]:
+    async def take_ending_tasks(self, limit: int) -> tuple[Task, ...]:
         self._check()
         ending = [
             task
@@ -164,7 +164,7 @@ class FakeStore:
         ]
         return tuple(sorted(ending, key=lambda task: task.end.at if task.end else _LAST)[:limit])
 
-    async def leases_due_for_renewal(self, before: datetime, limit: int) -> tuple[Lease, ...]:
+    async def take_leases_due_for_renewal(self, before: datetime, limit: int) -> tuple[Lease, ...]:
         def due(lease: Lease) -> bool:
             return (
                 lease.state is LeaseState.LIVE
@@ -175,23 +175,46 @@ class FakeStore:
 
         return tuple(sorted(self._leases(due), key=_expiry)[:limit])
 
-    async def leases_expired(self, now: datetime, limit: int) -> tuple[Lease, ...]:
+    async def take_expired_leases(self, now: datetime, limit: int) -> tuple[Lease, ...]:
         found = self._leases(lambda lease: lease.state is LeaseState.LIVE and _expiry(lease) <= now)
         return tuple(sorted(found, key=_expiry)[:limit])
 
-    async def leases_to_revoke(self, now: datetime, limit: int) -> tuple[Lease, ...]:
+    async def take_leases_to_revoke(
+        self, now: datetime, limit: int, *, besides: Collection[LeaseId] = ()
+    ) -> tuple[Lease, ...]:
         def waits_for_another(lease: Lease) -> bool:
             return lease.vault_lease_id is None and any(
                 other.accessor == lease.accessor and other.vault_lease_id is not None
                 for other in self._state.open_leases(lease.task_id)
             )
 
-        due = self._leases(lambda lease: lease.state is LeaseState.REVOKING and _next(lease) <= now)
+        def is_due(lease: Lease) -> bool:
+            return (
+                lease.state is LeaseState.REVOKING and _next(lease) <= now and lease.lease_id not in besides
+            )
+
+        due = self._leases(is_due)
         return tuple(sorted((one for one in due if not waits_for_another(one)), key=_next)[:limit])
 
-    async def leases_intended(self, before: datetime, limit: int) -> tuple[Lease, ...]:
-        found = self._leases(lambda lease: lease.state is LeaseState.INTENDED and lease.intended_at <= before)
-        return tuple(sorted(found, key=lambda lease: lease.intended_at)[:limit])
+    async def take_intended_leases(
+        self, before: datetime, limit: int, *, besides: Collection[LeaseId] = ()
+    ) -> tuple[Lease, ...]:
+        def is_stale(lease: Lease) -> bool:
+            return (
+                lease.state is LeaseState.INTENDED
+                and lease.intended_at <= before
+                and lease.lease_id not in besides
+            )
+
+        return tuple(sorted(self._leases(is_stale), key=lambda lease: lease.intended_at)[:limit])
+
+    async def hold(self, leases: Collection[LeaseId]) -> frozenset[LeaseId]:
+        self._check()
+        return frozenset(leases)
+
+    async def take_turn(self, name: str, *, lasting: timedelta) -> bool:  # noqa: ARG002 - there is nobody else
+        self._check()
+        return True
 
     async def quarantines(self) -> tuple[Quarantine, ...]:
         self._check()

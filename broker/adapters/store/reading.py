@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, bindparam, func, not_, or_, select, text
+from sqlalchemy import BigInteger, and_, bindparam, cast, extract, func, not_, or_, select, text
 
 from broker.adapters.store.quarantine_sql import ALL as ALL_QUARANTINES
 from broker.adapters.store.quarantine_sql import BY_TARGET, COUNT_BY_KIND, PAGE, QUARANTINED_TASKS
@@ -78,7 +78,7 @@ _OLDEST_REVOKING = Statement(
         leases.c.state == LeaseState.REVOKING.value
     )
 )
-_LAPSED = Statement(
+LAPSED = Statement(
     select(tasks)
     .where(
         tasks.c.state == _ACTIVE,
@@ -87,7 +87,7 @@ _LAPSED = Statement(
     .order_by(tasks.c.deadline)
     .limit(bindparam("b_limit"))
 )
-_ENDING = Statement(
+ENDING = Statement(
     select(tasks)
     .where(
         tasks.c.state == TaskState.ENDING.value,
@@ -99,7 +99,7 @@ _ENDING = Statement(
     .order_by(tasks.c.end_at)
     .limit(bindparam("b_limit"))
 )
-_DUE_FOR_RENEWAL = Statement(
+DUE_FOR_RENEWAL = Statement(
     select(leases)
     .join(tasks, tasks.c.task_id == leases.c.task_id)
     .where(
@@ -112,7 +112,7 @@ _DUE_FOR_RENEWAL = Statement(
     .order_by(leases.c.expires_at)
     .limit(bindparam("b_limit"))
 )
-_EXPIRED = Statement(
+EXPIRED = Statement(
     select(leases)
     .where(leases.c.state == LeaseState.LIVE.value, leases.c.expires_at <= bindparam("b_now"))
     .order_by(leases.c.expires_at)
@@ -131,7 +131,7 @@ _WAITS_FOR_ANOTHER = and_(
     )
     .exists(),
 )
-_TO_REVOKE = Statement(
+TO_REVOKE = Statement(
     select(leases)
     .where(
         leases.c.state == LeaseState.REVOKING.value,
@@ -141,7 +141,7 @@ _TO_REVOKE = Statement(
     .order_by(leases.c.next_attempt_at)
     .limit(bindparam("b_limit"))
 )
-_INTENDED = Statement(
+INTENDED = Statement(
     select(leases)
     .where(leases.c.state == LeaseState.INTENDED.value, leases.c.intended_at <= bindparam("b_before"))
     .order_by(leases.c.intended_at)
@@ -156,6 +156,10 @@ _TASKS_OF = Statement(
     )
     .order_by(tasks.c.task_id.desc())
     .limit(bindparam("b_limit"))
+)
+NOTIFY = Statement(select(func.pg_notify(bindparam("b_channel"), bindparam("b_what"))))
+_DATABASE_TIME = Statement(
+    select(cast(extract("epoch", func.clock_timestamp()) * 1_000_000, BigInteger).label("now"))
 )
 _AFTER_ALL = TaskId("~")  # sorts after every id
 _AUDIT_AFTER = Statement(
@@ -229,32 +233,32 @@ def acquire_facts(session: Session, task_id: TaskId, key: str) -> AcquireFacts:
 
 def lapsed_tasks(session: Session, now: datetime, limit: int) -> tuple[Task, ...]:
     """Active tasks that are overdue."""
-    return tuple(task_of(row) for row in session.rows(_LAPSED, b_now=now, b_limit=limit))
+    return tuple(task_of(row) for row in session.rows(LAPSED, b_now=now, b_limit=limit))
 
 
 def ending_tasks(session: Session, limit: int) -> tuple[Task, ...]:
     """Ending tasks that hold nothing any more."""
-    return tuple(task_of(row) for row in session.rows(_ENDING, b_limit=limit))
+    return tuple(task_of(row) for row in session.rows(ENDING, b_limit=limit))
 
 
 def leases_due_for_renewal(session: Session, before: datetime, limit: int) -> tuple[Lease, ...]:
     """Live leases of active tasks that expire before `before`."""
-    return _leases(session.rows(_DUE_FOR_RENEWAL, b_before=before, b_limit=limit))
+    return _leases(session.rows(DUE_FOR_RENEWAL, b_before=before, b_limit=limit))
 
 
 def leases_expired(session: Session, now: datetime, limit: int) -> tuple[Lease, ...]:
     """Live leases whose time ran out."""
-    return _leases(session.rows(_EXPIRED, b_now=now, b_limit=limit))
+    return _leases(session.rows(EXPIRED, b_now=now, b_limit=limit))
 
 
 def leases_to_revoke(session: Session, now: datetime, limit: int) -> tuple[Lease, ...]:
     """Revoking leases whose next attempt is due and waits for no other lease."""
-    return _leases(session.rows(_TO_REVOKE, b_now=now, b_limit=limit))
+    return _leases(session.rows(TO_REVOKE, b_now=now, b_limit=limit))
 
 
 def leases_intended(session: Session, before: datetime, limit: int) -> tuple[Lease, ...]:
     """Leases that were intended before `before` and still are."""
-    return _leases(session.rows(_INTENDED, b_before=before, b_limit=limit))
+    return _leases(session.rows(INTENDED, b_before=before, b_limit=limit))
 
 
 def quarantines(session: Session) -> tuple[Quarantine, ...]:
@@ -363,3 +367,9 @@ def figures(session: Session) -> StoreFigures:
         leases={LeaseState(row["state"]): row["number"] for row in session.rows(_LEASES_BY_STATE)},
         oldest_revoking_since=None if since is None else EPOCH + timedelta(microseconds=since),
     )
+
+
+def database_time(session: Session) -> datetime:
+    """The clock of a database that has one."""
+    (row,) = session.rows(_DATABASE_TIME)
+    return EPOCH + timedelta(microseconds=row["now"])

@@ -49,6 +49,8 @@ tasks: Final = Table(
     Column("end_reason", Text),
     Column("ended_at", BigInteger),
     Column("svid_due", BigInteger),
+    Column("claimed_by", String(64)),  # which replica works on it, and until when (claiming.py)
+    Column("claimed_until", BigInteger),
     Index("tasks_by_owner", "owner", "task_id"),
     Index("tasks_by_deadline", "state", "deadline"),
     Index("tasks_by_heartbeat", "state", "heartbeat_due"),
@@ -97,6 +99,8 @@ leases: Final = Table(
     Column("revoked_at", BigInteger),
     Column("attempts", Integer, nullable=False),
     Column("next_attempt_at", BigInteger),
+    Column("claimed_by", String(64)),
+    Column("claimed_until", BigInteger),
     Index("leases_by_task", "task_id", "state"),
     Index("leases_by_expiry", "state", "expires_at"),
     Index("leases_by_attempt", "state", "next_attempt_at"),
@@ -132,6 +136,14 @@ store_facts: Final = Table(
     metadata,
     Column("name", String(32), primary_key=True),
     Column("fact", Text, nullable=False),
+)
+
+turns: Final = Table(
+    "turns",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    Column("until", BigInteger, nullable=False),
 )
 
 quarantines: Final = Table(

@@ -7,13 +7,14 @@ What always holds: times go in and come out as microseconds, converted here and 
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
 from sqlalchemy import Column, ColumnElement, Delete, Insert, Select, Update, or_
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.engine.default import DefaultDialect
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
@@ -33,22 +34,26 @@ class Statement:
     """A Core statement with named parameters (`bindparam`), compiled at most once a dialect."""
 
     def __init__(self, core: Select[Any] | Insert | Update | Delete, *, columns: Sequence[str] = ()) -> None:
-        self._core = core
+        self.core = core
         self._columns = list(columns) or None
         self._compiled: dict[str, tuple[str, Mapping[str, Any]]] = {}
 
     def for_sqlite(self) -> tuple[str, Mapping[str, Any]]:
         """SQL with `:name` parameters, and the values of those that the statement itself fixes."""
-        found = self._compiled.get("sqlite")
+        return self._for("sqlite", lambda: sqlite.dialect(paramstyle="named"))
+
+    def for_postgresql(self) -> tuple[str, Mapping[str, Any]]:
+        """SQL with `%(name)s` parameters, and the values of those that the statement itself fixes."""
+        return self._for("postgresql", psycopg.dialect)
+
+    def _for(self, name: str, dialect: Callable[[], DefaultDialect]) -> tuple[str, Mapping[str, Any]]:
+        found = self._compiled.get(name)
         if found is None:
-            compiled = self._core.compile(
-                dialect=sqlite.dialect(paramstyle="named"),
-                column_keys=self._columns,
-            )
+            compiled = self.core.compile(dialect=dialect(), column_keys=self._columns)
             wanted = {bind.key: None for bind in compiled.binds.values() if bind.required}
             given = compiled.construct_params(wanted)
             fixed = {name: value for name, value in given.items() if name not in wanted}
-            found = self._compiled["sqlite"] = (str(compiled), fixed)
+            found = self._compiled[name] = (str(compiled), fixed)
         return found
 
 
@@ -68,38 +73,28 @@ class Session(Protocol):
         ...
 
 
-class SqliteSession:
-    """Implements Session on sqlite3."""
+class WritingSession(Session, Protocol):
+    """A session that can change things, and is used by one thread."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        connection.row_factory = sqlite3.Row
-        self._connection = connection
-
-    def rows(self, statement: Statement, **values: Any) -> list[Row]:  # noqa: ANN401 - column values
-        """Run a query."""
-        sql, fixed = statement.for_sqlite()
-        return self._connection.execute(sql, _plain(fixed, values)).fetchall()
-
-    def change(self, statement: Statement, **values: Any) -> int:  # noqa: ANN401 - column values
-        """Run an INSERT, UPDATE or DELETE."""
-        sql, fixed = statement.for_sqlite()
-        try:
-            return self._connection.execute(sql, _plain(fixed, values)).rowcount
-        except sqlite3.IntegrityError as error:
-            if error.sqlite_errorname in {"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"}:
-                raise UniqueViolationError from error
-            raise
+    def begin(self) -> None:
+        """Begin a transaction; from here to its end nobody else changes anything."""
+        ...
 
     def script(self, sql: str) -> None:
-        """Run one fixed statement such as BEGIN."""
-        self._connection.execute(sql)
+        """Run one fixed statement such as SAVEPOINT."""
+        ...
+
+    def commit(self) -> None:
+        """Make it durable."""
+        ...
 
     def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
+        """Close the connection; what was not committed is undone."""
+        ...
 
 
-def _plain(fixed: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def plain(fixed: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as a driver takes them."""
     plain = dict(fixed)
     for name, value in values.items():
         plain[name] = (value - EPOCH) // MICROSECOND if isinstance(value, datetime) else value

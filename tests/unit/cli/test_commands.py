@@ -190,7 +190,7 @@ def test_a_store_that_cannot_be_read_is_named(tmp_path: Path, command: str) -> N
     [
         ((), "name the store: --config FILE or --store URL"),
         (
-            ("--store", "postgresql://x/y"),
+            ("--store", "mysql://x/y"),
             "store.url: give a file, as in sqlite:////var/lib/tasklease/broker.db",
         ),
         (("--store", "nonsense"), "store.url: give a file"),
@@ -264,7 +264,7 @@ def test_a_bad_catalog_keeps_a_broker_from_starting(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("postgresql://x/y", "store.url: give a file, as in sqlite:////var/lib/tasklease/broker.db"),
+        ("mysql://x/y", "store.url: give a file, as in sqlite:////var/lib/tasklease/broker.db"),
         ("sqlite:///junk.db", "/junk.db cannot be used: file is not a database"),
         ("sqlite:///folder", "/folder cannot be used: Is a directory"),
         ("sqlite:///catalog.yaml/x.db", "/catalog.yaml/x.db cannot be used: File exists"),

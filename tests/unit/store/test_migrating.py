@@ -83,7 +83,7 @@ async def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(path: 
             SqliteStore.open(url(path))
     assert content(path) == before
     with raw(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '0004'")
+        connection.execute("UPDATE alembic_version SET version_num = '0005'")
     await opened(path)
 
 

@@ -14,8 +14,8 @@ import pytest_asyncio
 
 from broker.adapters.store import reading
 from broker.adapters.store import sqlite as sqlite_module
-from broker.adapters.store.session import SqliteSession
 from broker.adapters.store.sqlite import SqliteStore, StoreInUseError
+from broker.adapters.store.sqlite_session import SqliteSession
 from broker.domain.audit import verify_chain
 from broker.domain.changes import Append, Change, CreateTask, TouchTask
 from broker.domain.errors import StoreUnavailableError
@@ -209,21 +209,18 @@ async def test_a_new_store_can_be_read_and_written_by_all_its_threads_at_once(tm
 # Disks that fail -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", ["BEGIN IMMEDIATE", "RELEASE one", "COMMIT"])
+@pytest.mark.parametrize("at", ["begin", "script", "commit"])
 async def test_a_write_that_fails_is_unavailable_applies_nothing_and_is_over_when_the_disk_is_back(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     await store.commit(APPEND)
-    script = SqliteSession.script
 
-    def failing(session: SqliteSession, sql: str) -> None:
-        if sql == at:
-            message = "disk I/O error"
-            raise sqlite3.OperationalError(message)
-        script(session, sql)
+    def failing(_session: SqliteSession, *_words: str) -> None:
+        message = "disk I/O error"
+        raise sqlite3.OperationalError(message)
 
     with monkeypatch.context() as broken:
-        broken.setattr(SqliteSession, "script", failing)
+        broken.setattr(SqliteSession, at, failing)
         for _ in range(3):
             with pytest.raises(StoreUnavailableError) as caught:
                 await store.commit([CreateTask(task=a_task(), max_live=9), *APPEND])

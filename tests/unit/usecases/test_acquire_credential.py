@@ -105,10 +105,10 @@ async def test_the_intent_is_durable_before_the_backend_is_asked(broker: Broker)
         lease = await broker.only_lease(task)
         assert lease.state is LeaseState.INTENDED
         assert (await broker.kinds())[-1] == AuditKind.CREDENTIAL_INTENDED
-        assert broker.acquire.is_making(lease)
+        assert lease.lease_id in broker.acquire.being_made
         hold.let_go.set()
         await work
-    assert not broker.acquire.is_making(lease)
+    assert lease.lease_id not in broker.acquire.being_made
 
 
 async def test_no_record_holds_the_secret(broker: Broker) -> None:
@@ -460,7 +460,7 @@ async def test_an_issue_in_doubt_is_revoked_by_its_token(broker: Broker, trouble
     lease = await broker.only_lease(task)
     assert (lease.state, lease.revoke_cause) == (LeaseState.REVOKING, RevokeCause.IN_DOUBT)
     assert lease.vault_lease_id is None
-    assert not broker.acquire.is_making(lease)
+    assert lease.lease_id not in broker.acquire.being_made
     await sweep(broker)
     assert broker.issuer.leases == {}
     assert accessor not in broker.issuer.tokens

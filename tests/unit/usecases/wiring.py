@@ -111,7 +111,7 @@ class Broker:
         }
         self.declare = DeclareTask(**shared)
         self.acquire = AcquireCredential(**shared, revoke_leases=revoke_leases)
-        revoke_leases.being_made = self.acquire.is_making
+        revoke_leases.being_made = lambda: self.acquire.being_made
         self.end_task = EndTask(
             store=store,
             grants=grants,

@@ -1,0 +1,72 @@
+"""The audit trail as other replicas write it, by LISTEN and NOTIFY. Implements ports.following.ChangeFeed.
+
+Each transaction that appends says which records it brought (`first-last`). A listener that was away asks the store for all
+since the last that it knows: nothing is missed, some may be told twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import psycopg
+
+from broker.adapters.store.postgresql import CHANNEL, PostgresStore
+from broker.domain.audit import AuditRecord
+from broker.domain.errors import StoreUnavailableError
+
+logger = logging.getLogger(__name__)
+
+_PAGE: Final = 500
+_PAUSE: Final = 0.5
+_LOOK_AGAIN: Final = 5.0
+"""Seconds of silence after which the connection is tried."""
+
+
+class AuditFollower:
+    """See the module."""
+
+    def __init__(self, store: PostgresStore) -> None:
+        self._store = store
+        self._known: int | None = None
+
+    async def records(self) -> AsyncIterator[Sequence[AuditRecord]]:
+        """See ports.following."""
+        while True:
+            try:
+                async for records in self._listen():
+                    yield records
+            except (psycopg.Error, OSError, StoreUnavailableError) as error:
+                logger.warning("other replicas are not heard: %s", type(error).__name__)
+                yield ()
+            await asyncio.sleep(_PAUSE)
+
+    async def _listen(self) -> AsyncIterator[Sequence[AuditRecord]]:
+        connection = await self._store.connect_async()
+        async with connection:
+            await connection.execute(f"LISTEN {CHANNEL}")
+            head = await self._store.audit_head()
+            last = head.sequence if head else 0
+            if self._known is None:
+                self._known = last
+            async for records in self._until(last):
+                yield records
+            while True:
+                async for notice in connection.notifies(timeout=_LOOK_AGAIN, stop_after=1):
+                    first, _, last_word = notice.payload.partition("-")
+                    if notice.pid == self._store.writer_pid and int(first) == self._known + 1:
+                        self._known = int(last_word)  # our own doing
+                        continue
+                    async for records in self._until(int(last_word)):
+                        yield records
+                await connection.execute("SELECT 1")
+
+    async def _until(self, last: int) -> AsyncIterator[Sequence[AuditRecord]]:
+        while self._known is not None and self._known < last:
+            records = await self._store.audit_records(self._known, min(_PAGE, last - self._known))
+            if not records:
+                return
+            self._known = records[-1].sequence
+            yield records

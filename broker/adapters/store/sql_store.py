@@ -1,0 +1,327 @@
+"""What the stores in SQL have in common: one thread that writes, a few that read.
+
+The writer takes whatever commits are waiting, applies each in a savepoint of its own inside one transaction, makes them
+durable together, and only then answers: commits that arrive together share the disk's time, one that arrives alone
+waits for nobody.
+
+What always holds: `commit` returns after the data is durable, or raises and nothing of it is applied; a database that
+fails makes StoreUnavailableError, and the store works again when the database does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, TypeVar
+
+from broker.adapters.store import lease_pages, reading, writing
+from broker.adapters.store.session import Session, WritingSession
+from broker.domain.audit import AuditRecord, ChainHead
+from broker.domain.changes import Change
+from broker.domain.errors import StoreUnavailableError
+from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor
+from broker.domain.lease import Lease
+from broker.domain.quarantine import Quarantine, QuarantineTarget
+from broker.domain.spiffe import SpiffeId
+from broker.domain.task import Task, TaskState
+from broker.ports.store import (
+    AcquireFacts,
+    ConflictError,
+    LeaseFilter,
+    LeasePage,
+    QuarantinePage,
+    QuarantineStatus,
+    StoreFigures,
+    TaskPage,
+)
+
+logger = logging.getLogger(__name__)
+
+_BATCH: Final = 128
+_READERS: Final = 4
+Result = TypeVar("Result")
+
+
+class StoreUnusableError(Exception):
+    """The database cannot be made or reached, or is not a store; says which and why."""
+
+
+@dataclass(slots=True)
+class Commit:
+    """What waits for the writer."""
+
+    changes: Sequence[Change]
+    done: Future[None]
+
+
+class SqlStore(ABC):
+    """See the module. Implements what ports.store.Store has but for taking work."""
+
+    errors: ClassVar[type[Exception]]
+    """What the driver raises."""
+
+    bad_values: ClassVar[tuple[type[Exception], ...]]
+    """What it raises for a value that it does not take: the fault of one commit, and not of its neighbours."""
+
+    def __init__(self, *, writes: bool) -> None:
+        self._writes = writes
+        self._queue: queue.SimpleQueue[Commit | None] = queue.SimpleQueue()
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-read")
+        self._local = threading.local()
+        self._sessions: list[WritingSession] = []
+        self._closing = False
+        self.writable = True
+        """Whether the last write worked."""
+        self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
+        if writes:
+            self._writer.start()
+
+    # What each database does in its own way ----------------------------------------------------------------
+
+    @abstractmethod
+    def _open_session(self) -> WritingSession:
+        """Connect."""
+
+    @abstractmethod
+    def _head_of_chain(self, session: Session) -> ChainHead | None:
+        """The newest audit record, in a transaction that writes."""
+
+    def _applied(  # noqa: B027 - not all have something to add
+        self, session: Session, changes: Sequence[Change], head: ChainHead | None
+    ) -> None:
+        """Once in each transaction, before its end: all that was applied, and the newest audit record after it."""
+
+    def _settled(self, head: ChainHead | None) -> None:  # noqa: B027 - as above
+        """After the end of a transaction: the newest audit record, or that nothing is known."""
+
+    def _let_go(self) -> None:  # noqa: B027 - as above
+        """At the very end."""
+
+    # The port ----------------------------------------------------------------------------------------------
+
+    async def commit(self, changes: Sequence[Change]) -> None:
+        """Apply all `changes` or none, durably. A caller that is cancelled does not undo it."""
+        if not self._writes or self._closing or not self._writer.is_alive():
+            raise StoreUnavailableError
+        done: Future[None] = Future()
+        self._queue.put(Commit(changes, done))
+        await self._bounded(asyncio.shield(asyncio.wrap_future(done)))
+
+    async def try_again(self) -> bool:
+        """Whether a write works now, where the last one did not: tried by one that changes nothing."""
+        if not self.writable:
+            with suppress(StoreUnavailableError):
+                await self.commit([])
+        return self.writable
+
+    async def task(self, task_id: TaskId) -> Task | None:
+        """One task."""
+        return await self._read(reading.task, task_id)
+
+    async def task_by_key(self, owner: SpiffeId, idempotency_key: str) -> Task | None:
+        """The owner's task under a key."""
+        return await self._read(reading.task_by_key, owner, idempotency_key)
+
+    async def tasks_of(
+        self, owner: SpiffeId, *, states: AbstractSet[TaskState], page_size: int, page_token: str
+    ) -> TaskPage:
+        """One page of an owner's tasks, newest first."""
+        return await self._read(reading.tasks_of, owner, states, page_size, page_token)
+
+    async def lease(self, lease_id: LeaseId) -> Lease | None:
+        """One lease."""
+        return await self._read(reading.lease, lease_id)
+
+    async def leases_of(self, task_id: TaskId) -> tuple[Lease, ...]:
+        """A task's leases, oldest first."""
+        return await self._read(reading.leases_of, task_id)
+
+    async def task_tokens(self, task_id: TaskId) -> tuple[TokenAccessor, ...]:
+        """Accessors of a task's tokens."""
+        return await self._read(reading.task_tokens_of, task_id)
+
+    async def acquire_facts(self, task_id: TaskId, idempotency_key: str) -> AcquireFacts:
+        """A task's past, for an acquire."""
+        return await self._read(reading.acquire_facts, task_id, idempotency_key)
+
+    async def identity(self) -> str:
+        """What tells this store from every other."""
+        return await self._read(lease_pages.identity)
+
+    async def lease_page(self, wanted: LeaseFilter, *, page_size: int, page_token: str) -> LeasePage:
+        """One page of everybody's leases."""
+        return await self._read(lease_pages.lease_page, wanted, page_size, page_token)
+
+    async def task_of_token(self, accessor: TokenAccessor) -> Task | None:
+        """The task of a token."""
+        return await self._read(lease_pages.task_of_token, accessor)
+
+    async def figures(self) -> StoreFigures:
+        """How much there is of what is not final."""
+        return await self._read(reading.figures)
+
+    async def quarantines(self) -> tuple[Quarantine, ...]:
+        """Every quarantine."""
+        return await self._read(reading.quarantines)
+
+    async def quarantine(self, target: QuarantineTarget) -> QuarantineStatus | None:
+        """The quarantine of one target."""
+        return await self._read(reading.quarantine, target)
+
+    async def quarantine_page(self, *, page_size: int, page_token: str) -> QuarantinePage:
+        """One page of quarantines."""
+        return await self._read(reading.quarantine_page, page_size, page_token)
+
+    async def quarantined_tasks(self, limit: int) -> tuple[Task, ...]:
+        """Active tasks whose owner is quarantined."""
+        return await self._read(reading.quarantined_tasks, limit)
+
+    async def audit_records(self, after: int, limit: int) -> tuple[AuditRecord, ...]:
+        """Audit records in order."""
+        return await self._read(reading.audit_records_after, after, limit)
+
+    async def audit_head(self) -> ChainHead | None:
+        """The newest audit record's place and hash."""
+        return await self._read(reading.audit_head)
+
+    async def close(self) -> None:
+        """Finish what was committed, then let go of the database."""
+        self._closing = True  # what came after the end of the queue would never be answered
+        if self._writer.is_alive():
+            self._queue.put(None)
+            await asyncio.to_thread(self._writer.join)
+        await asyncio.to_thread(self._readers.shutdown)
+        for session in self._sessions:
+            session.close()
+        self._let_go()
+
+    async def _bounded(self, work: asyncio.Future[Result]) -> Result:
+        """Wait for what a thread does."""
+        return await work
+
+    async def _read(self, read: Callable[..., Result], *arguments: Any) -> Result:  # noqa: ANN401 - passed on
+        loop = asyncio.get_running_loop()
+        return await self._bounded(loop.run_in_executor(self._readers, self._read_here, read, arguments))
+
+    def _read_here(self, read: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
+        session: WritingSession | None = getattr(self._local, "session", None)
+        kept = session is not None
+        while True:
+            try:
+                if session is None:
+                    session = self._open_session()
+                    self._local.session = session
+                    self._sessions.append(session)
+                return read(session, *arguments)
+            except self.errors as error:
+                self._local.session = None
+                if session is not None:
+                    self._sessions.remove(session)
+                    self._discard(session)
+                    session = None
+                if kept:  # the connection may have ended long ago
+                    kept = False
+                    continue
+                logger.error("store: a read failed: %s", self._kind(error))
+                raise StoreUnavailableError from None
+
+    # The writer's thread -----------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        session: WritingSession | None = None
+        stopping = False
+        while not stopping:
+            batch, stopping = self._next_batch()
+            if not batch:
+                continue
+            try:
+                session = self._begun(session)
+                self._write_batch(session, batch)
+            except Exception as error:  # noqa: BLE001 - whatever it is, nothing of the batch is applied
+                logger.error("store: a write failed: %s", self._kind(error))
+                for commit in batch:
+                    if not commit.done.done():
+                        commit.done.set_exception(StoreUnavailableError())
+                self._settled(None)
+                self.writable = False
+                if session is not None:
+                    self._discard(session)
+                session = None
+        if session is not None:
+            session.close()
+
+    def _begun(self, session: WritingSession | None) -> WritingSession:
+        """A session with a transaction: a new one where there is none, or where the old one's connection has ended."""
+        if session is not None:
+            try:
+                session.begin()
+            except self.errors:
+                self._discard(session)
+            else:
+                return session
+        session = self._open_session()
+        session.begin()
+        return session
+
+    def _next_batch(self) -> tuple[list[Commit], bool]:
+        batch: list[Commit] = []
+        item = self._queue.get()
+        while True:
+            if item is None:
+                return batch, True
+            batch.append(item)
+            if len(batch) >= _BATCH:
+                return batch, False
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, False
+
+    def _write_batch(self, session: WritingSession, batch: list[Commit]) -> None:
+        head = self._head_of_chain(session)
+        refused: dict[int, Exception] = {}
+        applied: list[Change] = []
+        for index, commit in enumerate(batch):
+            session.script("SAVEPOINT one")
+            try:
+                head_after = writing.apply(session, commit.changes, head)
+            except ConflictError as conflict:
+                session.script("ROLLBACK TO one")
+                refused[index] = conflict
+            except self.bad_values as error:
+                logger.error("store: a value cannot be stored: %s", type(error).__name__)
+                session.script("ROLLBACK TO one")
+                refused[index] = StoreUnavailableError()
+            else:
+                head = head_after
+                applied += commit.changes
+            session.script("RELEASE one")
+        if not self.writable:  # a commit without changes would not show whether the disk takes one
+            session.change(writing.NOTHING)
+        self._applied(session, applied, head)
+        session.commit()
+        self.writable = True
+        self._settled(head)
+        for index, commit in enumerate(batch):
+            if index in refused:
+                commit.done.set_exception(refused[index])
+            else:
+                commit.done.set_result(None)
+
+    def _discard(self, session: WritingSession) -> None:
+        try:
+            session.close()
+        except self.errors:
+            logger.warning("store: a broken connection could not be closed")
+
+    def _kind(self, error: Exception) -> str:
+        """What went wrong: a driver's own words name tables and the disk, never a value."""
+        return f"{type(error).__name__}: {error}" if isinstance(error, self.errors) else type(error).__name__

@@ -1,0 +1,83 @@
+"""Take part in what other replicas do: their audit records, as they come, are what this process did not do itself.
+
+A task that another replica ends is told to whoever is attached here, and its secrets in memory are dropped; a quarantine
+that another imposed is held here before the next call. All of it is a hint: who misses it finds the same in the store, at
+the next sign of life or the next round.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from broker.domain.audit import AuditKind, AuditRecord
+from broker.domain.identifiers import LeaseId, TaskId
+from broker.domain.task import EndCause
+from broker.ports.following import ChangeFeed
+from broker.ports.store import Store
+from broker.usecases.acquire_credential import AcquireCredential
+from broker.usecases.quarantine import QuarantineInstances
+from broker.usecases.task_events import EventKind, TaskEvent, TaskEvents
+from broker.usecases.task_grants import TaskGrants
+
+logger = logging.getLogger(__name__)
+
+_OF_QUARANTINE: Final = frozenset({AuditKind.QUARANTINE_IMPOSED, AuditKind.QUARANTINE_RELEASED})
+_OF_LEASES: Final = {
+    AuditKind.LEASE_RENEWED: EventKind.LEASE_RENEWED,
+    AuditKind.LEASE_REVOKED: EventKind.LEASE_REVOKED,
+}
+
+
+class FollowChanges:
+    """See the module."""
+
+    def __init__(  # noqa: PLR0913 - whoever has something in memory
+        self,
+        *,
+        feed: ChangeFeed,
+        store: Store,
+        events: TaskEvents,
+        grants: TaskGrants,
+        acquire: AcquireCredential,
+        quarantine: QuarantineInstances,
+    ) -> None:
+        self._feed = feed
+        self._store = store
+        self._events = events
+        self._grants = grants
+        self._acquire = acquire
+        self._quarantine = quarantine
+
+    async def __call__(self) -> None:
+        """Listen until cancelled.
+
+        Raises:
+            StoreUnavailableError: the store; called again, it goes on where it was.
+        """
+        async for records in self._feed.records():
+            await self._hear(records)
+
+    async def _hear(self, records: Sequence[AuditRecord]) -> None:
+        if any(record.event.kind in _OF_QUARANTINE for record in records):
+            await self._quarantine.follow()
+        for record in records:
+            event = record.event
+            task_id = TaskId(event.task_id)
+            if event.kind == AuditKind.TASK_ENDING:
+                self._grants.forget(task_id)
+                self._acquire.forget_task(task_id)
+            if not self._events.is_heard(task_id):
+                continue
+            if event.kind == AuditKind.TASK_ENDING:
+                cause = EndCause(str(event.facts.get("cause")))
+                told = TaskEvent(kind=EventKind.TASK_ENDING, at=event.at, cause=cause)
+            elif event.kind == AuditKind.TASK_ENDED:
+                told = TaskEvent(kind=EventKind.TASK_ENDED, at=event.at)
+            elif (kind := _OF_LEASES.get(event.kind)) is not None:
+                lease = await self._store.lease(LeaseId(event.lease_id))
+                told = TaskEvent(kind=kind, at=event.at, lease=lease)
+            else:
+                continue
+            self._events.pass_on(task_id, told)
