@@ -103,6 +103,7 @@ class PostgresStore(SqlStore):
             why = getattr(error, "orig", None) or error
             message = f"the store at {_where(given)} cannot be used: {str(why).strip() or type(why).__name__}"
             raise StoreUnusableError(message) from error
+        store.start()
         return store
 
     async def take_lapsed_tasks(self, now: datetime, limit: int) -> tuple[Task, ...]:

@@ -81,7 +81,10 @@ class SqlStore(ABC):
         self.writable = True
         """Whether the last write worked."""
         self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
-        if writes:
+
+    def start(self) -> None:
+        """Begin to write, now that the database is known to be usable."""
+        if self._writes:
             self._writer.start()
 
     # What each database does in its own way ----------------------------------------------------------------

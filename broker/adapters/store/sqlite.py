@@ -81,7 +81,9 @@ class SqliteStore(SqlStore):
                 why = error.strerror if isinstance(error, OSError) else getattr(error, "orig", None)
                 message = f"the store at {path} cannot be used: {why or type(error).__name__}"
                 raise StoreUnusableError(message) from error
-        return cls(path=path, lock=lock)
+        store = cls(path=path, lock=lock)
+        store.start()
+        return store
 
     async def take_lapsed_tasks(self, now: datetime, limit: int) -> tuple[Task, ...]:
         """Active tasks that are overdue."""

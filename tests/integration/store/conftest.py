@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,10 +65,7 @@ def template(server: DevStack, tmp_path_factory: pytest.TempPathFactory) -> Data
             "LOCALE_PROVIDER icu ICU_LOCALE 'en-US' LOCALE 'C'"
         )
     database = Database(server, "template_of_stores", password_file)
-    store = database.open()
-    store._writes = False
-    store._queue.put(None)
-    store._writer.join()
+    asyncio.run(database.open().close())
     return database
 
 
@@ -76,5 +74,6 @@ def database(template: Database) -> Iterator[Database]:
     name = f"store_{next(_NUMBERS)}"
     with psycopg.connect(template.server.postgres.admin_dsn, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} OWNER broker TEMPLATE {template.name}")
-        yield Database(template.server, name, template.password_file)
+    yield Database(template.server, name, template.password_file)
+    with psycopg.connect(template.server.postgres.admin_dsn, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

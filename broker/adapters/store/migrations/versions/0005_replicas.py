@@ -12,7 +12,7 @@ _TEXTS = """
 SELECT table_name, column_name, CASE data_type WHEN 'text' THEN 'text' ELSE 'varchar(' || character_maximum_length || ')' END
 FROM information_schema.columns
 WHERE table_schema = current_schema() AND data_type IN ('text', 'character varying')
-  AND table_name IN ('tasks', 'leases', 'task_tokens', 'audit_records', 'store_facts', 'quarantines')
+  AND table_name IN ('tasks', 'leases', 'task_tokens', 'audit_records', 'store_facts', 'quarantines', 'turns')
 ORDER BY table_name, column_name
 """
 
