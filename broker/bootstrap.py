@@ -204,7 +204,6 @@ class _Broker:
             revoke_leases=revoke_leases,
             clock=clock,
             actor=settings.own_id,
-            issue_timeout=timeout,
         )
         complete = CompleteTask(store=store, end_task=end_task, clock=clock)
         keep_alive = KeepTaskAlive(store=store, events=events, clock=clock)
@@ -300,12 +299,13 @@ class _Broker:
         )
 
         # What the process before left half done comes first, before anything new is promised.
-        await watch.reclaim(older_than=timedelta())
+        await watch.reclaim()
         await end_quarantined()
 
         rounds: list[_Round] = [
             ("end-lapsed", watch.end_lapsed, _SWEEP),
             ("retry", watch.retry, _SWEEP),
+            ("hold", revoke_leases.hold, _SWEEP),
             ("renew", watch.renew_due, _RENEW),
             ("expire", watch.revoke_expired, _RENEW),
             ("reclaim", watch.reclaim, _RENEW),

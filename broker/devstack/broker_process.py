@@ -10,7 +10,9 @@ import hashlib
 import os
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import grpc
@@ -156,19 +158,35 @@ log:
         for item in plan.items:
             provisioning.apply(client, item)
 
-    def start(self, *, crash_at: str = "", module: str = "broker") -> None:
+    def start(
+        self,
+        *,
+        crash_at: str = "",
+        module: str = "broker",
+        within: Sequence[str] = (),
+        also: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Start the broker and wait until it is ready.
 
         Args:
             crash_at: for crash tests: the step at which it kills itself.
             module: for tests: another module that takes the same words as `tasklease`.
+            within: for tests: a command that runs it, as in a network namespace.
+            also: for tests: more of its environment.
         """
-        self.launch(crash_at=crash_at, module=module)
+        self.launch(crash_at=crash_at, module=module, within=within, also=also)
         wait_for(self.name, self.healthy, self._processes)
 
-    def launch(self, *, crash_at: str = "", module: str = "broker") -> None:
+    def launch(
+        self,
+        *,
+        crash_at: str = "",
+        module: str = "broker",
+        within: Sequence[str] = (),
+        also: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Start the broker without waiting."""
-        command = [sys.executable, "-m", module, "serve", "--config", str(self.config_file)]
+        command = [*within, sys.executable, "-m", module, "serve", "--config", str(self.config_file)]
         if crash_at:
             command += ["--crash-at", crash_at]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("VAULT_")}
@@ -178,6 +196,7 @@ log:
             groups=[BROKER_GROUP],
             environment={
                 **environment,
+                **also,
                 "PYTHONUNBUFFERED": "1",
                 # From a checkout that is not installed, too.
                 "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),

@@ -187,6 +187,11 @@ class Postgres:
         return self.store
 
     @property
+    def store_dsn(self) -> str:
+        """The superuser's DSN for the brokers' own database. For tests."""
+        return self.dsn(_SUPERUSER, self._state.secret("postgres-superuser"), STORE)
+
+    @property
     def store(self) -> SharedStore:
         """Where the brokers' own database is."""
         return SharedStore(

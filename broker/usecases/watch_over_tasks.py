@@ -21,6 +21,7 @@ from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.changes import Append
 from broker.domain.changes import RevokeLease as RevokeLeaseChange
 from broker.domain.errors import BrokerError, StoreUnavailableError
+from broker.domain.identifiers import TaskId
 from broker.domain.lease import Lease, RevokeCause
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import TaskEnd
@@ -56,7 +57,6 @@ class WatchOverTasks:
         revoke_leases: RevokeLeases,
         clock: Clock,
         actor: SpiffeId,
-        issue_timeout: timedelta,
     ) -> None:
         self._store = store
         self._catalogs = catalogs
@@ -65,7 +65,8 @@ class WatchOverTasks:
         self._revoke_leases = revoke_leases
         self._clock = clock
         self._actor = actor
-        self._issue_timeout = issue_timeout
+        self._finishing: dict[TaskId, asyncio.Task[None]] = {}
+        self._finish_at_once = asyncio.Semaphore(_AT_ONCE)
 
     async def end_lapsed(self) -> int:
         """End active tasks whose deadline or sign of life is overdue; return how many."""
@@ -116,15 +117,10 @@ class WatchOverTasks:
         now = self._clock.now()
         return await self._revoke(await self._store.take_expired_leases(now, _BATCH), RevokeCause.EXPIRED)
 
-    async def reclaim(self, *, older_than: timedelta | None = None) -> int:
-        """Move intents that never became leases to revoking, as in doubt; return how many.
-
-        `older_than` defaults to what an issue may take at most. At start it is nothing: no issue of the process
-        before can still end well; those of other replicas are theirs.
-        """
-        age = self._issue_timeout * 3 if older_than is None else older_than
+    async def reclaim(self) -> int:
+        """Move intents that never became leases, and that nobody is at work on, to revoking, as in doubt; return how many."""
         stale = await self._store.take_intended_leases(
-            self._clock.now() - age, _BATCH, besides=self._revoke_leases.being_made()
+            self._clock.now(), _BATCH, besides=self._revoke_leases.being_made()
         )
         return await self._revoke(stale, RevokeCause.IN_DOUBT)
 
@@ -134,7 +130,6 @@ class WatchOverTasks:
         Waits only so long: what a backend that does not answer holds up goes on by itself, and the next round begins
         with what nobody works on yet.
         """
-        await self._revoke_leases.hold()
         due = await self._store.take_leases_to_revoke(
             self._clock.now(), _BATCH, besides=self._revoke_leases.under_way
         )
@@ -144,8 +139,20 @@ class WatchOverTasks:
             done, _ = await asyncio.wait(begun, timeout=_ROUND_PATIENCE)
             revoked = sum(one.result() for one in done)
         for task in await self._store.take_ending_tasks(_BATCH):
-            await self._revoke_leases.finish(task.task_id)
+            if task.task_id not in self._finishing:
+                self._finishing[task.task_id] = asyncio.create_task(self._finish(task.task_id))
+        if self._finishing:
+            await asyncio.wait(self._finishing.values(), timeout=_ROUND_PATIENCE)
         return revoked
+
+    async def _finish(self, task_id: TaskId) -> None:
+        try:
+            async with self._finish_at_once:
+                await self._revoke_leases.finish(task_id)
+        except BrokerError as error:
+            logger.warning("task %s is not finished: %s", task_id, error.reason)
+        finally:
+            del self._finishing[task_id]
 
     async def _revoke(self, leases: tuple[Lease, ...], cause: RevokeCause) -> int:
         moved = 0

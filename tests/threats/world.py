@@ -68,17 +68,19 @@ class World:
         return svid
 
     @contextmanager
-    def calling(self, svid: Svid | None = None, *, authorities: bytes | None = None) -> Iterator[Caller]:
+    def calling(
+        self, svid: Svid | None = None, *, authorities: bytes | None = None, replica: int = 1
+    ) -> Iterator[Caller]:
         """A raw connection, of a new instance when no SVID is given."""
         svid = svid or self.svid()
-        with calling(
-            self.stack.broker.address, authorities=authorities or svid.authorities, svid=svid
-        ) as caller:
+        address = self.stack.brokers[replica - 1].address
+        with calling(address, authorities=authorities or svid.authorities, svid=svid) as caller:
             yield caller
 
     def sdk(self, svid: Svid | None = None) -> Broker:
         """The SDK, with that SVID."""
-        return Broker.connect(self.stack.broker.address, identity=StaticIdentity(svid or self.svid()))
+        address = ",".join(one.address for one in self.stack.brokers)
+        return Broker.connect(address, identity=StaticIdentity(svid or self.svid()))
 
     # What they do.
 
@@ -138,13 +140,13 @@ class World:
                     self.complete(caller, task_id)
 
     @contextmanager
-    def alive(self, svid: Svid, task_id: str) -> Iterator[None]:
+    def alive(self, svid: Svid, task_id: str, *, replica: int = 1) -> Iterator[None]:
         """Signs of life for the task, whatever becomes of the broker meanwhile."""
         stop = threading.Event()
 
         def beat() -> None:
             while not stop.wait(0.2):
-                with self.calling(svid) as caller:
+                with self.calling(svid, replica=replica) as caller:
                     caller.call("Heartbeat", tasks_pb2.HeartbeatRequest(task_id=task_id), timeout=2)
 
         thread = threading.Thread(target=beat)
@@ -181,6 +183,9 @@ class World:
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Read the store, beside the broker."""
+        if self.stack.replicas > 1:
+            with psycopg.connect(self.stack.postgres.store_dsn) as shared:
+                return shared.execute(query.replace("?", "%s"), values).fetchall()
         with closing(sqlite3.connect(f"file:{self.store}?mode=ro", uri=True)) as connection:
             return connection.execute(query, values).fetchall()
 
@@ -200,6 +205,11 @@ class World:
     @contextmanager
     def store_unavailable(self) -> Iterator[None]:
         """Somebody holds the store's write lock: a full disk or a stuck file system look the same to the broker."""
+        if self.stack.replicas > 1:
+            with psycopg.connect(self.stack.postgres.store_dsn) as shared:
+                shared.execute("LOCK TABLE tasks, leases, audit_records IN SHARE ROW EXCLUSIVE MODE")
+                yield
+            return
         with closing(sqlite3.connect(self.store, isolation_level=None, timeout=10)) as connection:
             connection.execute("BEGIN EXCLUSIVE")
             try:

@@ -103,7 +103,7 @@ class Mortal:
         self.broker = self._new()
         if not self.store_away:
             await self.broker.quarantine.refresh()
-            await self.broker.watch.reclaim(older_than=self.clock.now() - self.clock.now())
+            await self.broker.watch.reclaim()
             await self.broker.end_quarantined()
 
     async def broker_records_are_whole(self) -> None:

@@ -131,7 +131,6 @@ class Broker:
             revoke_leases=revoke_leases,
             clock=clock,
             actor=BROKER,
-            issue_timeout=TIMEOUT,
         )
         self.quarantine = StoredQuarantine(store)
         self.end_quarantined = EndQuarantined(
