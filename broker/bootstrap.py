@@ -314,7 +314,7 @@ class _Broker:
             ("quarantine", quarantine_instances.follow, _REFRESH),
             ("reconcile", reconcile_in_turn, _RECONCILE),
             ("clock", clock.follow, _REFRESH),
-            *_following(store, events, grants, acquire, quarantine_instances),
+            *_following(store, events, grants, acquire, quarantine_instances, clock),
             *observing.rounds(
                 server=server,
                 store=store,
@@ -358,12 +358,13 @@ async def _state(
     return store, clock
 
 
-def _following(
+def _following(  # noqa: PLR0913, PLR0917 - whoever has something in memory
     store: SqliteStore | PostgresStore,
     events: TaskEvents,
     grants: TaskGrants,
     acquire: AcquireCredential,
     quarantine: QuarantineInstances,
+    clock: Clock,
 ) -> list[_Round]:
     """What listens to other replicas, where there can be any."""
     if isinstance(store, SqliteStore):
@@ -375,6 +376,7 @@ def _following(
         grants=grants,
         acquire=acquire,
         quarantine=quarantine,
+        clock=clock,
     )
     return [("follow-changes", follow_changes, _SWEEP)]
 

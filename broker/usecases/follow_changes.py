@@ -13,9 +13,11 @@ from typing import Final
 
 from broker.domain.audit import AuditKind, AuditRecord
 from broker.domain.identifiers import LeaseId, TaskId
+from broker.domain.lease import LeaseState
 from broker.domain.task import EndCause
 from broker.ports.following import ChangeFeed
 from broker.ports.store import Store
+from broker.ports.system import Clock
 from broker.usecases.acquire_credential import AcquireCredential
 from broker.usecases.quarantine import QuarantineInstances
 from broker.usecases.task_events import EventKind, TaskEvent, TaskEvents
@@ -24,10 +26,6 @@ from broker.usecases.task_grants import TaskGrants
 logger = logging.getLogger(__name__)
 
 _OF_QUARANTINE: Final = frozenset({AuditKind.QUARANTINE_IMPOSED, AuditKind.QUARANTINE_RELEASED})
-_OF_LEASES: Final = {
-    AuditKind.LEASE_RENEWED: EventKind.LEASE_RENEWED,
-    AuditKind.LEASE_REVOKED: EventKind.LEASE_REVOKED,
-}
 
 
 class FollowChanges:
@@ -42,6 +40,7 @@ class FollowChanges:
         grants: TaskGrants,
         acquire: AcquireCredential,
         quarantine: QuarantineInstances,
+        clock: Clock,
     ) -> None:
         self._feed = feed
         self._store = store
@@ -49,6 +48,7 @@ class FollowChanges:
         self._grants = grants
         self._acquire = acquire
         self._quarantine = quarantine
+        self._clock = clock
 
     async def __call__(self) -> None:
         """Listen until cancelled.
@@ -56,8 +56,18 @@ class FollowChanges:
         Raises:
             StoreUnavailableError: the store; called again, it goes on where it was.
         """
-        async for records in self._feed.records():
-            await self._hear(records)
+        async for news in self._feed.news():
+            await self._hear(news.records)
+            for task_id in news.extended:
+                await self._tell_of_extended(task_id)
+
+    async def _tell_of_extended(self, task_id: TaskId) -> None:
+        if not self._events.is_heard(task_id):
+            return
+        for lease in await self._store.leases_of(task_id):
+            if lease.state is LeaseState.LIVE:
+                at = self._clock.now()
+                self._events.pass_on(task_id, TaskEvent(kind=EventKind.LEASE_RENEWED, at=at, lease=lease))
 
     async def _hear(self, records: Sequence[AuditRecord]) -> None:
         if any(record.event.kind in _OF_QUARANTINE for record in records):
@@ -75,9 +85,9 @@ class FollowChanges:
                 told = TaskEvent(kind=EventKind.TASK_ENDING, at=event.at, cause=cause)
             elif event.kind == AuditKind.TASK_ENDED:
                 told = TaskEvent(kind=EventKind.TASK_ENDED, at=event.at)
-            elif (kind := _OF_LEASES.get(event.kind)) is not None:
+            elif event.kind == AuditKind.LEASE_REVOKED:
                 lease = await self._store.lease(LeaseId(event.lease_id))
-                told = TaskEvent(kind=kind, at=event.at, lease=lease)
+                told = TaskEvent(kind=EventKind.LEASE_REVOKED, at=event.at, lease=lease)
             else:
                 continue
             self._events.pass_on(task_id, told)

@@ -35,7 +35,7 @@ from broker.adapters.store.rows import lease_of, task_of
 from broker.adapters.store.schema import leases, tasks, turns
 from broker.adapters.store.session import MICROSECOND, Session, Statement
 from broker.domain import changes as c
-from broker.domain.identifiers import LeaseId
+from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import Lease, LeaseState
 from broker.domain.task import Task
 from broker.ports.store import CLAIM
@@ -101,6 +101,9 @@ _CHANGED_TASKS: Final = Statement(
     update(tasks)
     .where(tasks.c.task_id == _named("b_tasks"), _free(tasks))
     .values(claimed_by=bindparam("b_holder"), claimed_until=_UNTIL)
+)
+_TASKS_OF: Final = Statement(
+    select(leases.c.task_id).where(leases.c.lease_id == _named("b_leases")).distinct()
 )
 _new_turn = insert(turns).values(
     name=bindparam("b_name"),
@@ -176,6 +179,13 @@ class Claims:
             session.change(_CHANGED_LEASES, b_leases=made, b_tasks=ended, b_holder=self._holder)
         if ended:
             session.change(_CHANGED_TASKS, b_tasks=ended, b_holder=self._holder)
+
+    def tasks_of_extended(self, session: Session, changes: Sequence[c.Change]) -> list[TaskId]:
+        """Whose leases `changes` extended."""
+        extended = [change.lease_id for change in changes if isinstance(change, c.ExtendLease)]
+        if not extended:
+            return []
+        return [TaskId(row["task_id"]) for row in session.rows(_TASKS_OF, b_leases=extended)]
 
     def _tasks(self, session: Session, statement: Statement, **values: Any) -> list[Task]:  # noqa: ANN401 - column values
         return [

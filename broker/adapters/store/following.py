@@ -1,21 +1,22 @@
 """The audit trail as other replicas write it, by LISTEN and NOTIFY. Implements ports.following.ChangeFeed.
 
-Each transaction that appends says which records it brought (`first-last`). A listener that was away asks the store for all
-since the last that it knows: nothing is missed, some may be told twice.
+Each transaction says which records it brought, and of which tasks it extended leases (`first-last|task task`). A listener
+that was away asks the store for all records since the last that it knows: none is missed, some may be told twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Final
 
 import psycopg
 
 from broker.adapters.store.postgresql import CHANNEL, PostgresStore
-from broker.domain.audit import AuditRecord
 from broker.domain.errors import StoreUnavailableError
+from broker.domain.identifiers import TaskId
+from broker.ports.following import News
 
 logger = logging.getLogger(__name__)
 
@@ -32,18 +33,17 @@ class AuditFollower:
         self._store = store
         self._known: int | None = None
 
-    async def records(self) -> AsyncIterator[Sequence[AuditRecord]]:
+    async def news(self) -> AsyncIterator[News]:
         """See ports.following."""
         while True:
             try:
-                async for records in self._listen():
-                    yield records
+                async for news in self._listen():
+                    yield news
             except (psycopg.Error, OSError, StoreUnavailableError) as error:
                 logger.warning("other replicas are not heard: %s", type(error).__name__)
-                yield ()
             await asyncio.sleep(_PAUSE)
 
-    async def _listen(self) -> AsyncIterator[Sequence[AuditRecord]]:
+    async def _listen(self) -> AsyncIterator[News]:
         connection = await self._store.connect_async()
         async with connection:
             await connection.execute(f"LISTEN {CHANNEL}")
@@ -51,22 +51,26 @@ class AuditFollower:
             last = head.sequence if head else 0
             if self._known is None:
                 self._known = last
-            async for records in self._until(last):
-                yield records
+            async for news in self._until(last):
+                yield news
             while True:
                 async for notice in connection.notifies(timeout=_LOOK_AGAIN, stop_after=1):
-                    first, _, last_word = notice.payload.partition("-")
-                    if notice.pid == self._store.writer_pid and int(first) == self._known + 1:
-                        self._known = int(last_word)  # our own doing
+                    brought, _, extended = notice.payload.partition("|")
+                    first, _, last_word = brought.partition("-")
+                    if notice.pid == self._store.writer_pid:  # our own doing
+                        if int(first) == self._known + 1:
+                            self._known = int(last_word)
                         continue
-                    async for records in self._until(int(last_word)):
-                        yield records
+                    async for news in self._until(int(last_word)):
+                        yield news
+                    if extended:
+                        yield News(extended=tuple(map(TaskId, extended.split())))
                 await connection.execute("SELECT 1")
 
-    async def _until(self, last: int) -> AsyncIterator[Sequence[AuditRecord]]:
+    async def _until(self, last: int) -> AsyncIterator[News]:
         while self._known is not None and self._known < last:
             records = await self._store.audit_records(self._known, min(_PAGE, last - self._known))
             if not records:
                 return
             self._known = records[-1].sequence
-            yield records
+            yield News(records=records)

@@ -40,7 +40,7 @@ from broker.domain.lease import Lease
 from broker.domain.task import Task
 
 CHANNEL: Final = "tasklease_audit"
-"""Says, as `first-last`, which audit records came."""
+"""What is said there: see following.py."""
 
 _MIGRATORS: Final = 0x7A51_EA5F
 _PATIENCE: Final = 10.0
@@ -205,8 +205,11 @@ class PostgresStore(SqlStore):
 
     def _applied(self, session: Session, changes: Sequence[Change], head: ChainHead | None) -> None:
         self._claims.claim_changed(session, changes)
-        if head is not None and head.sequence > self._head_before:
-            session.rows(reading.NOTIFY, b_channel=CHANNEL, b_what=f"{self._head_before + 1}-{head.sequence}")
+        last = head.sequence if head else 0
+        extended = self._claims.tasks_of_extended(session, changes)
+        if last > self._head_before or extended:
+            what = f"{self._head_before + 1}-{last}|{' '.join(extended)}"
+            session.rows(reading.NOTIFY, b_channel=CHANNEL, b_what=what)
 
     async def _bounded(self, work: asyncio.Future[Result]) -> Result:
         try:

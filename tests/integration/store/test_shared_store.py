@@ -289,12 +289,16 @@ async def test_a_value_that_cannot_be_stored_fails_its_own_commit_and_no_neighbo
 
 
 @contextlib.asynccontextmanager
-async def following(store: PostgresStore) -> AsyncIterator[list[AuditRecord]]:
+async def following(
+    store: PostgresStore, extended: list[TaskId] | None = None
+) -> AsyncIterator[list[AuditRecord]]:
     heard: list[AuditRecord] = []
+    extended = [] if extended is None else extended
 
     async def follow() -> None:
-        async for records in AuditFollower(store).records():
-            heard.extend(records)
+        async for news in AuditFollower(store).news():
+            heard.extend(news.records)
+            extended.extend(news.extended)
 
     work = asyncio.create_task(follow())
     await asyncio.sleep(0.5)
@@ -337,6 +341,20 @@ async def test_what_was_appended_while_nobody_could_hear_it_is_heard_later(
         await append(other, 1200, "b")
         await until(heard, 1201)
     assert [record.sequence for record in heard] == list(range(1, 1202))
+
+
+async def test_whose_leases_were_extended_is_heard(one: PostgresStore, other: PostgresStore) -> None:
+    await add_task(one, a_task())
+    for name in ("lease-a", "lease-b"):
+        await add_lease(one, a_lease(name), LeaseState.LIVE)
+    extended: list[TaskId] = []
+    async with following(one, extended) as heard:
+        changes = [c.ExtendLease(lease_id=LeaseId(name), expires_at=LATER) for name in ("lease-a", "lease-b")]
+        await one.commit(changes)
+        await other.commit(changes)
+        await append(other, 1, "after")
+        await until(heard, 1)
+    assert extended == [TASK]
 
 
 async def test_the_time_is_the_databases(one: PostgresStore) -> None:

@@ -7,6 +7,7 @@ import logging
 import pickle
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import grpc
 import pytest
@@ -347,3 +348,40 @@ async def test_nothing_that_is_printed_logged_or_pickled_holds_the_secret(
     assert secret.reveal() == PASSWORD
     assert PASSWORD not in shown + caplog.text
     assert "[secret]" in caplog.text
+
+
+# Several replicas ----------------------------------------------------------------------------------------------
+
+
+async def test_of_several_replicas_any_that_answers_will_do(
+    fake: FakeBroker, identity: TurningIdentity
+) -> None:
+    nobody = [f"unix:{fake.address.removeprefix('unix:')}.{number}" for number in range(3)]
+    addresses = ",".join([*nobody, fake.address])
+    for _ in range(5):  # they are tried in another order each time
+        async with Broker.connect(addresses, identity=identity, patience=PATIENCE) as broker:
+            assert await broker.list_tasks()
+
+
+async def test_when_one_replica_is_gone_the_next_one_is_called(
+    authority: Authority, folder: Path, identity: TurningIdentity
+) -> None:
+    fakes = [FakeBroker(authority, folder / f"{number}.sock") for number in range(2)]
+    for one in fakes:
+        await one.start()
+    addresses = ", ".join(one.address for one in fakes)
+    async with Broker.connect(addresses, identity=identity, patience=PATIENCE) as broker:
+        await broker.list_tasks()
+        first = next(one for one in fakes if one.calls["list"])
+        await first.stop()
+        await broker.list_tasks()
+    (second,) = (one for one in fakes if one is not first)
+    assert second.calls["list"]
+    await second.stop()
+
+
+async def test_when_no_replica_answers_one_is_named(fake: FakeBroker, identity: TurningIdentity) -> None:
+    await fake.stop()
+    with pytest.raises(NotConnected, match="nobody answers at"):
+        async with Broker.connect(f"{fake.address},{fake.address}x", identity=identity, patience=SHORT):
+            pass
