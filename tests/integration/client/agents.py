@@ -64,6 +64,15 @@ async def restart() -> None:
         say("orders", orders(first.dsn("orders")), orders(second.dsn("orders")))
 
 
+async def outlive() -> None:
+    """Acquire at each word from whoever started this, until there is none."""
+    async with Broker.connect() as broker, broker.task(TYPE, intent="tests", roles=[ROLE]) as task:
+        say("ready")
+        while await asyncio.to_thread(sys.stdin.readline):
+            credential = await task.acquire(ROLE)
+            say("orders", orders(credential.dsn("orders")))
+
+
 async def watch() -> None:
     """Wait until the broker ends the task by its deadline."""
     async with Broker.connect() as broker:
@@ -118,6 +127,7 @@ def blocking() -> None:
 AGENTS: dict[str, Any] = {
     "life": life,
     "restart": restart,
+    "outlive": outlive,
     "watch": watch,
     "rotate": rotate,
     "nobody": nobody,

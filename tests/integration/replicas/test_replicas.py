@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 import threading
@@ -12,8 +11,9 @@ from collections.abc import Callable
 import pytest
 
 from broker.api.v1 import credentials_pb2, operators_pb2, tasks_pb2
+from tests.integration.client.test_real_stack import AGENT, agent
 from tests.threats.test_r2_crashes import ACQUIRE, END
-from tests.threats.world import ROLE, TASK_TYPE, World, until
+from tests.threats.world import World, until
 
 Kind = tasks_pb2.AttachTaskResponse
 MUST_BE_REFUSED_WITHIN = 5.0
@@ -153,19 +153,22 @@ def test_one_that_is_killed_while_it_issues_leaves_only_what_a_live_task_owns(
     verified(world)
 
 
-async def test_an_agent_goes_on_with_the_other_and_its_task_lives(world: World) -> None:
-    async with (
-        world.sdk() as broker,
-        broker.task(TASK_TYPE, intent="outlive one of two", roles=[ROLE]) as task,
-    ):
+def test_an_agent_goes_on_with_the_other_and_its_task_lives(world: World) -> None:
+    with agent(world.stack, [*AGENT, "outlive"]) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
         for part in ("broker", "broker-2"):
             world.stack.kill_part(part)
-            await asyncio.sleep(4)  # more than a heartbeat
-            await task.acquire(ROLE)
-            world.stack.start_part(part)  # here: a fork in another thread upsets gRPC
+            time.sleep(4)  # more than a heartbeat
+            process.stdin.write("go on\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "orders 250\n"
+            world.stack.start_part(part)
         assert len(world.users()) == 2
-        assert world.rows("SELECT state FROM tasks WHERE task_id = ?", task.task_id) == [("active",)]
-    until(lambda: world.kinds(task.task_id)[-1:] == ["task.ended"], "ended")
+        assert world.rows("SELECT state FROM tasks WHERE state <> 'ended'") == [("active",)]
+        process.communicate(timeout=30)
+        assert process.returncode == 0
     assert world.users() == set()
 
 
