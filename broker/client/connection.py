@@ -51,8 +51,9 @@ Stream = grpc.aio.UnaryStreamMultiCallable
 class Line:
     """One channel, made with one version of the SVID, and the broker's calls on it."""
 
-    def __init__(self, channel: grpc.aio.Channel, version: int) -> None:
+    def __init__(self, channel: grpc.aio.Channel, version: int, address: str) -> None:
         self.channel = channel
+        self.address = address
         self.version = version
         self.users = 0
         self.retired = asyncio.Event()
@@ -254,7 +255,7 @@ class Connection:
             svid = self._identity.svid()
             expected = self._broker_id or f"spiffe://{svid.trust_domain}/tasklease/broker"
             address = await self._answering(svid, expected)
-            line = self._line = Line(_channel(address, svid), version)
+            line = self._line = Line(_channel(address, svid), version, address)
             if old is not None:
                 self._retire(old)
             return line
@@ -294,13 +295,20 @@ class Connection:
         failure = from_rpc(error)
         if isinstance(failure, Unavailable) and not failure.reason:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                return Unavailable(f"the broker at {self._address} did not answer in time")
+                return Unavailable(f"the broker at {line.address} did not answer in time")
             # No answer of the broker but a broken connection: the next one is checked anew.
             self._retire(line)
-            return Unavailable(f"the connection to the broker at {self._address} broke: {failure}")
+            self._another_address(line)
+            return Unavailable(f"the connection to the broker at {line.address} broke: {failure}")
         if failure.reason in _ANOTHER_CHANNEL:
             self._retire(line)
+            self._another_address(line)
         return failure
+
+    def _another_address(self, line: Line) -> None:
+        """Begin with the next one where there are several: this one may answer the check, and nothing else."""
+        if self._addresses[0] == line.address:
+            self._addresses.append(self._addresses.pop(0))
 
     def _retire(self, line: Line) -> None:
         if self._line is line:
