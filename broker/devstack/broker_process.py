@@ -10,7 +10,8 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -31,6 +32,34 @@ from broker.devstack.waiting import wait_for
 NAME: Final = "broker"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Far:
+    """For tests: another host, on which a broker runs."""
+
+    within: tuple[str, ...]
+    """The words before a command that is to run there."""
+
+    here: str
+    """Where this host's ports are reached from there."""
+
+    there: str
+    """Where that host is reached from here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """For tests: what is between the brokers and the rest of the stack."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """More of every broker's environment."""
+
+    vault_address: str = ""
+    """Where they find Vault instead of where it is."""
+
+    far: Far | None = None
+    """Where the last of several brokers runs."""
+
+
 def name_of(number: int) -> str:
     """What a stack's broker of that number, from 1, is called."""
     return NAME if number == 1 else f"{NAME}-{number}"
@@ -48,7 +77,9 @@ class BrokerProcess:
         *,
         number: int = 1,
         store: SharedStore | None = None,
+        around: Surroundings | None = None,
     ) -> None:
+        self._around = around or Surroundings()
         self.name = name_of(number)
         self._shared = store
         self._state = state
@@ -60,7 +91,8 @@ class BrokerProcess:
     @property
     def address(self) -> str:
         """Where agents connect."""
-        return f"127.0.0.1:{self._port(self.name)}"
+        host = self._around.far.there if self._around.far else "127.0.0.1"
+        return f"{host}:{self._port(self.name)}"
 
     @property
     def metrics_address(self) -> str:
@@ -97,7 +129,15 @@ class BrokerProcess:
         return self._state.port(name, in_use=self._processes.running(self.name) is not None)
 
     def _configuration(self) -> str:
-        password = f"\n  password_file: {self._shared.password_file}" if self._shared is not None else ""
+        store, vault = (
+            f"url: {self.store_url}",
+            f"address: {self._around.vault_address or self._vault.address}",
+        )
+        if self._shared is not None:
+            store += f"\n  password_file: {self._shared.password_file}"
+        if (far := self._around.far) is not None:
+            store = store.replace("127.0.0.1", far.here) + "\n  allow_plaintext: true"
+            vault = vault.replace("127.0.0.1", far.here) + "\n  allow_plain_http: true"
         return f"""# Written by `tasklease dev up` at each start.
 trust_domain: {TRUST_DOMAIN}
 listen: {self.address}
@@ -106,9 +146,9 @@ metrics_listen: {self.metrics_address}
 broker_id: {BROKER_ID}
 spiffe_endpoint_socket: unix://{self._spire.agent_socket}
 vault:
-  address: {self._vault.address}
+  {vault}
 store:
-  url: {self.store_url}{password}
+  {store}
 catalog: catalog
 operators: # `spire-server x509 mint` makes SVIDs for them; see docs/operators.md
   - id: spiffe://{TRUST_DOMAIN}/operator/
@@ -163,7 +203,6 @@ log:
         *,
         crash_at: str = "",
         module: str = "broker",
-        within: Sequence[str] = (),
         also: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Start the broker and wait until it is ready.
@@ -171,10 +210,9 @@ log:
         Args:
             crash_at: for crash tests: the step at which it kills itself.
             module: for tests: another module that takes the same words as `tasklease`.
-            within: for tests: a command that runs it, as in a network namespace.
             also: for tests: more of its environment.
         """
-        self.launch(crash_at=crash_at, module=module, within=within, also=also)
+        self.launch(crash_at=crash_at, module=module, also=also)
         wait_for(self.name, self.healthy, self._processes)
 
     def launch(
@@ -182,10 +220,10 @@ log:
         *,
         crash_at: str = "",
         module: str = "broker",
-        within: Sequence[str] = (),
         also: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Start the broker without waiting."""
+        within = self._around.far.within if self._around.far else ()
         command = [*within, sys.executable, "-m", module, "serve", "--config", str(self.config_file)]
         if crash_at:
             command += ["--crash-at", crash_at]
@@ -196,6 +234,7 @@ log:
             groups=[BROKER_GROUP],
             environment={
                 **environment,
+                **self._around.environment,
                 **also,
                 "PYTHONUNBUFFERED": "1",
                 # From a checkout that is not installed, too.

@@ -12,13 +12,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from broker.devstack import broker_process as broker
 from broker.devstack import parts, postgres, spire, vault
-from broker.devstack.broker_process import BrokerProcess
+from broker.devstack.broker_process import BrokerProcess, Surroundings
 from broker.devstack.instances import Instances
 from broker.devstack.parts import REPOSITORY, Say
 from broker.devstack.processes import Processes
@@ -71,7 +71,14 @@ class _Lazily(Mapping[str, Path]):
 class DevStack:
     """See the module."""
 
-    def __init__(self, folder: Path | None = None, *, say: Say = lambda _line: None) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        say: Say = lambda _line: None,
+        around: Surroundings | None = None,
+    ) -> None:
+        self._around = around or Surroundings()
         self.state = State(folder or default_state_folder())
         self._say = say
         self._processes = Processes(self.state.run)
@@ -219,8 +226,17 @@ class DevStack:
         """Every broker."""
         replicas = self.replicas
         store = self.postgres.store if replicas > 1 else None
+        near = replace(self._around, far=None)
         return [
-            BrokerProcess(self.state, self._processes, self.spire, self.vault, number=number, store=store)
+            BrokerProcess(
+                self.state,
+                self._processes,
+                self.spire,
+                self.vault,
+                number=number,
+                store=store,
+                around=self._around if number == replicas > 1 else near,
+            )
             for number in range(1, replicas + 1)
         ]
 

@@ -215,6 +215,7 @@ class PostgresStore(SqlStore):
         try:
             return await asyncio.wait_for(work, _PATIENCE)
         except TimeoutError:
+            self.readable = False  # until a read is answered
             raise StoreUnavailableError from None
 
 

@@ -80,6 +80,8 @@ class SqlStore(ABC):
         self._closing = False
         self.writable = True
         """Whether the last write worked."""
+        self.readable = True
+        """Whether the last read worked."""
         self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
 
     def start(self) -> None:
@@ -119,11 +121,11 @@ class SqlStore(ABC):
         await self._bounded(asyncio.shield(asyncio.wrap_future(done)))
 
     async def try_again(self) -> bool:
-        """Whether a write works now, where the last one did not: tried by one that changes nothing."""
+        """Whether it works: where the last write did not, another is tried, which changes nothing."""
         if not self.writable:
             with suppress(StoreUnavailableError):
                 await self.commit([])
-        return self.writable
+        return self.writable and self.readable
 
     async def task(self, task_id: TaskId) -> Task | None:
         """One task."""
@@ -223,7 +225,7 @@ class SqlStore(ABC):
                     session = self._open_session()
                     self._local.session = session
                     self._sessions.append(session)
-                return read(session, *arguments)
+                found = read(session, *arguments)
             except self.errors as error:
                 self._local.session = None
                 if session is not None:
@@ -233,8 +235,12 @@ class SqlStore(ABC):
                 if kept:  # the connection may have ended long ago
                     kept = False
                     continue
+                self.readable = False
                 logger.error("store: a read failed: %s", self._kind(error))
                 raise StoreUnavailableError from None
+            else:
+                self.readable = True
+                return found
 
     # The writer's thread -----------------------------------------------------------------------------------
 

@@ -1,0 +1,129 @@
+"""A network of two hosts: this one, and a namespace in which one replica runs. The cable between them can be pulled."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from broker.devstack.broker_process import Far
+from tests.debian import command
+
+HERE = "10.231.77.1"
+THERE = "10.231.77.2"
+
+
+class Network:
+    """See the module; made by `network`."""
+
+    def __init__(self) -> None:
+        self._ip = str(command("ip", "iproute2"))
+        mark = secrets.token_hex(3)
+        self.namespace = f"tasklease-{mark}"
+        self._cable = f"tl-{mark}"
+        self._doors: Doors | None = None
+
+    @property
+    def far(self) -> Far:
+        """The other host."""
+        return Far(within=(self._ip, "netns", "exec", self.namespace), here=HERE, there=THERE)
+
+    def open_doors(self, ports: list[int]) -> None:
+        """Let the other host in to ports of this one's that listen on loopback alone."""
+        self._doors = Doors(ports)
+        self._doors.open()
+
+    def set_up(self) -> None:
+        far = f"{self._cable}x"
+        self._run("netns", "add", self.namespace)
+        self._run("link", "add", self._cable, "type", "veth", "peer", "name", far, "netns", self.namespace)
+        self._run("address", "add", f"{HERE}/30", "dev", self._cable)
+        self._run("link", "set", self._cable, "up")
+        self._run("-n", self.namespace, "address", "add", f"{THERE}/30", "dev", far)
+        self._run("-n", self.namespace, "link", "set", far, "up")
+        self._run("-n", self.namespace, "link", "set", "lo", "up")
+
+    def take_down(self) -> None:
+        if self._doors is not None:
+            self._doors.close()
+        self._run("netns", "delete", self.namespace)
+
+    @contextmanager
+    def cut(self) -> Iterator[None]:
+        """Nothing passes; nobody is told."""
+        self._run("link", "set", self._cable, "down")
+        try:
+            yield
+        finally:
+            self._run("link", "set", self._cable, "up")
+
+    def _run(self, *words: str) -> None:
+        subprocess.run([self._ip, *words], check=True, capture_output=True, text=True)
+
+
+class Doors:
+    """Lets the other host in to ports that listen on loopback alone."""
+
+    def __init__(self, ports: list[int]) -> None:
+        self._ports = ports
+        self._loop = asyncio.new_event_loop()
+        self._open = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def open(self) -> None:
+        self._thread.start()
+        assert self._open.wait(10)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        servers = [
+            self._loop.run_until_complete(asyncio.start_server(self._passing_to(port), HERE, port))
+            for port in self._ports
+        ]
+        self._open.set()
+        self._loop.run_forever()
+        for server in servers:
+            server.close()
+        self._loop.set_exception_handler(lambda *_: None)  # what was passing is cut off
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self._loop.close()
+
+    @staticmethod
+    def _passing_to(port: int):  # type: ignore[no-untyped-def]  # noqa: ANN205 - what start_server wants
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there, back = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.gather(_pass_on(reader, back), _pass_on(there, writer))
+
+        return serve
+
+
+async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    try:
+        while data := await source.read(65536):
+            sink.write(data)
+            await sink.drain()
+    except OSError:
+        pass  # one side went away: so does the other
+    finally:
+        sink.close()
+
+
+@contextmanager
+def network() -> Iterator[Network]:
+    """Two hosts, for as long as the block lasts."""
+    hosts = Network()
+    hosts.set_up()
+    try:
+        yield hosts
+    finally:
+        hosts.take_down()
