@@ -6,11 +6,13 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 
 from broker.api.v1 import credentials_pb2, tasks_pb2
 from broker.client import Svid
+from broker.demo.callers import Caller
 from tests.threats.world import ROLE, World, key
 
 
@@ -74,7 +76,7 @@ class Agents:
 
         def declare() -> bool:
             nonlocal task_id
-            with self._world.calling(svid) as caller:
+            with self._calling(svid, dice) as caller:
                 answer = self._world.try_declare(caller, idempotency_key=idempotent)
                 if answer.ok:
                     task_id = answer.message.task.task_id
@@ -86,27 +88,27 @@ class Agents:
             return
         self.tasks += 1
         for _ in range(dice.randint(1, 3)):
-            self._acquire(svid, task_id)
+            self._acquire(svid, dice, task_id)
         end = time.monotonic() + dice.uniform(0.2, 3.0)
         while time.monotonic() < end and not self._stop.is_set():
-            with self._world.calling(svid) as caller:
+            with self._calling(svid, dice) as caller:
                 caller.call("Heartbeat", tasks_pb2.HeartbeatRequest(task_id=task_id), timeout=2)
             time.sleep(0.3)
         if ways < 0.2:  # dies without a word
             return
 
         def complete() -> bool:
-            with self._world.calling(svid) as caller:
+            with self._calling(svid, dice) as caller:
                 answer = self._world.complete(caller, task_id, timeout=10)
                 return answer.ok or answer.reason in {"TASK_NOT_ACTIVE", "TASK_NOT_FOUND"}
 
         self._until(complete)
 
-    def _acquire(self, svid: Svid, task_id: str) -> None:
+    def _acquire(self, svid: Svid, dice: random.Random, task_id: str) -> None:
         idempotent = key()
 
         def acquire() -> bool:
-            with self._world.calling(svid) as caller:
+            with self._calling(svid, dice) as caller:
                 answer = self._world.try_acquire(caller, task_id, role=ROLE, idempotency_key=idempotent)
                 if answer.ok:
                     lease_id = answer.message.lease.lease_id
@@ -115,6 +117,10 @@ class Agents:
                 return answer.ok or answer.reason in {"TASK_NOT_ACTIVE", "IDEMPOTENT_RESULT_GONE"}
 
         self._until(acquire, patience=4)
+
+    def _calling(self, svid: Svid, dice: random.Random) -> AbstractContextManager[Caller]:
+        """Any replica: which one is drawn for each call."""
+        return self._world.calling(svid, replica=dice.randint(1, len(self._world.stack.brokers)))
 
     def _until(self, work: Callable[[], bool], *, patience: float = 15) -> bool:
         end = time.monotonic() + patience

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from broker.devstack import broker_process, postgres, spire, vault
+from tests.chaos.surroundings import Breakable
 from tests.threats.world import World
 
 STEPS: Final = (
@@ -18,8 +19,9 @@ STEPS: Final = (
     "acquire.vault-issued", "acquire.issued-durable", "end.durable", "revoke.vault-revoked", "revoke.durable",
 )  # fmt: skip
 LONGEST: Final = 4.0
+SECOND: Final = broker_process.name_of(2)
 
-Fault = Callable[[World, random.Random], str]
+Fault = Callable[[Breakable, random.Random], str]
 """Breaks, waits, mends; returns what it did, for people."""
 
 
@@ -41,7 +43,8 @@ def _for_a_while(dice: random.Random) -> float:
 
 
 def _stopped(part: str) -> Fault:
-    def fault(world: World, dice: random.Random) -> str:
+    def fault(around: Breakable, dice: random.Random) -> str:
+        world = around.world
         world.stack.stop_part(part)
         seconds = _for_a_while(dice)
         world.stack.start_part(part)
@@ -51,7 +54,8 @@ def _stopped(part: str) -> Fault:
 
 
 def _killed(part: str) -> Fault:
-    def fault(world: World, dice: random.Random) -> str:
+    def fault(around: Breakable, dice: random.Random) -> str:
+        world = around.world
         world.stack.kill_part(part)
         seconds = _for_a_while(dice)
         world.stack.start_part(part)
@@ -61,7 +65,8 @@ def _killed(part: str) -> Fault:
 
 
 def _hangs(part: str) -> Fault:
-    def fault(world: World, dice: random.Random) -> str:
+    def fault(around: Breakable, dice: random.Random) -> str:
+        world = around.world
         with _standing_still(world, part):
             seconds = _for_a_while(dice)
         return f"{part} answers nothing for {seconds:.1f} s"
@@ -69,42 +74,75 @@ def _hangs(part: str) -> Fault:
     return fault
 
 
-def _sealed(world: World, dice: random.Random) -> str:
+def _sealed(around: Breakable, dice: random.Random) -> str:
+    world = around.world
     world.stack.vault.admin().sys.seal()
     seconds = _for_a_while(dice)
     world.stack.vault.unseal()
     return f"vault sealed for {seconds:.1f} s"
 
 
-def _store_unwritable(world: World, dice: random.Random) -> str:
+def _store_unwritable(around: Breakable, dice: random.Random) -> str:
+    world = around.world
     with world.store_unavailable():
         seconds = _for_a_while(dice)
     return f"the store cannot be written for {seconds:.1f} s"
 
 
-def _dies_at_a_step(world: World, dice: random.Random) -> str:
-    step = dice.choice(STEPS)
-    world.stack.stop_part(broker_process.NAME)
-    world.stack.broker.launch(crash_at=step)
+def _dies_at_a_step(around: Breakable, dice: random.Random) -> str:
+    world = around.world
+    step, broker = dice.choice(STEPS), dice.choice(world.stack.brokers)
+    world.stack.stop_part(broker.name)
+    broker.launch(crash_at=step)
     end = time.monotonic() + 8
-    while world.stack.is_running(broker_process.NAME) and time.monotonic() < end:
+    while world.stack.is_running(broker.name) and time.monotonic() < end:
         time.sleep(0.05)
-    died = not world.stack.is_running(broker_process.NAME)
+    died = not world.stack.is_running(broker.name)
     if not died:
-        world.stack.kill_part(broker_process.NAME)
-    world.stack.start_part(broker_process.NAME)
-    return f"the broker killed at {step}" if died else f"the broker killed: {step} was not reached"
+        world.stack.kill_part(broker.name)
+    world.stack.start_part(broker.name)
+    return f"{broker.name} killed at {step}" if died else f"{broker.name} killed: {step} was not reached"
 
 
-FAULTS: Final[tuple[Fault, ...]] = (
+def _vault_answers_500(around: Breakable, dice: random.Random) -> str:
+    around.door.broken, before = True, around.door.refused
+    seconds = _for_a_while(dice)
+    around.door.broken = False
+    return f"vault answers 500 for {seconds:.1f} s, {around.door.refused - before} times"
+
+
+def _clock_jumps(around: Breakable, dice: random.Random) -> str:
+    jump = dice.choice((-60, 60))
+    around.clock.set(jump)
+    time.sleep(2)  # it is read once a second
+    seconds = _for_a_while(dice)
+    around.clock.set(0)
+    time.sleep(2)
+    return f"the brokers' clocks jump by {jump} s, and back after {seconds:.1f} s"
+
+
+def _cable_pulled(around: Breakable, dice: random.Random) -> str:
+    assert around.network is not None
+    with around.network.cut():
+        seconds = _for_a_while(dice)
+    return f"{SECOND} cut off from everything for {seconds:.1f} s"
+
+
+OF_ANY: Final[tuple[Fault, ...]] = (
     _stopped(vault.NAME),
     _hangs(vault.NAME),
     _sealed,
+    _vault_answers_500,
     _stopped(postgres.NAME),
     _hangs(postgres.NAME),
-    _stopped(spire.AGENT),
     _killed(broker_process.NAME),
     _hangs(broker_process.NAME),
     _store_unwritable,
     _dies_at_a_step,
+    _clock_jumps,
 )
+FAULTS: Final[dict[int, tuple[Fault, ...]]] = {
+    1: (*OF_ANY, _stopped(spire.AGENT)),
+    2: (*OF_ANY, _killed(SECOND), _hangs(SECOND), _cable_pulled),
+}
+"""By how many replicas there are."""

@@ -16,7 +16,6 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -24,29 +23,15 @@ import psycopg
 import pytest
 
 from broker.devstack.parts import REPOSITORY
-from broker.devstack.stack import DevStack
 from tests.chaos.agents import Agents, Held
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.surroundings import Breakable, breakable
 from tests.threats.world import World, until
 
 SECONDS: Final = float(os.environ.get("CHAOS_SECONDS", "60"))
 PATIENCE: Final = 90.0
 
 pytestmark = [pytest.mark.timeout(SECONDS * 2 + 600)]
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    stack = DevStack(tmp_path / "dev", say=lambda _line: None)
-    try:
-        stack.up()
-        (catalog,) = stack.broker.catalog.iterdir()
-        catalog.write_text(catalog.read_text().replace("heartbeat: 10s", "heartbeat: 3s"))
-        stack.stop_part("broker")
-        stack.up()
-        yield World(stack, tmp_path)
-    finally:
-        stack.down(purge=True)
 
 
 def say(text: str) -> None:
@@ -114,7 +99,14 @@ class Check:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_nothing_is_lost_whatever_breaks(world: World) -> None:
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_nothing_is_lost_whatever_breaks(tmp_path: Path, replicas: int) -> None:
+    with breakable(tmp_path, replicas=replicas) as around:
+        break_everything(around, FAULTS[replicas])
+
+
+def break_everything(around: Breakable, kinds: tuple[Fault, ...]) -> None:
+    world = around.world
     seed = int(os.environ.get("CHAOS_SEED", "") or random.SystemRandom().randrange(1 << 32))
     dice = random.Random(seed)  # noqa: S311 - to be repeated
     say(f"CHAOS_SEED={seed}")
@@ -124,10 +116,10 @@ def test_nothing_is_lost_whatever_breaks(world: World) -> None:
     began, faults = time.monotonic(), 0
     try:
         bag: list[int] = []
-        while time.monotonic() - began < SECONDS or faults < len(FAULTS):
+        while time.monotonic() - began < SECONDS or faults < len(kinds):
             if not bag:  # each comes once before any comes twice
-                bag = dice.sample(range(len(FAULTS)), len(FAULTS))
-            said = FAULTS[bag.pop()](world, dice)
+                bag = dice.sample(range(len(kinds)), len(kinds))
+            said = kinds[bag.pop()](around, dice)
             faults += 1
             world.stack.up()
             check()

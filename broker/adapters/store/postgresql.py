@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
+import time
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from ipaddress import ip_address
@@ -22,14 +23,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
 import psycopg
-from sqlalchemy import create_engine, event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection as SqlConnection
+from sqlalchemy import create_engine, event, inspect
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from broker.adapters.store import reading
 from broker.adapters.store.claiming import Claims
 from broker.adapters.store.migrating import migrate
-from broker.adapters.store.postgresql_session import PostgresSession, connect, connect_async
+from broker.adapters.store.postgresql_session import WRITERS, PostgresSession, connect, connect_async
+from broker.adapters.store.schema import metadata
 from broker.adapters.store.session import Session
 from broker.adapters.store.sql_store import SqlStore, StoreUnusableError
 from broker.domain.audit import ChainHead
@@ -44,6 +47,7 @@ CHANNEL: Final = "tasklease_audit"
 
 _MIGRATORS: Final = 0x7A51_EA5F
 _PATIENCE: Final = 10.0
+_FOR_THE_TABLES: Final = 30.0
 _MINIMUM: Final = 130000
 Result = TypeVar("Result")
 Connection = psycopg.Connection[dict[str, Any]]
@@ -173,7 +177,7 @@ class PostgresStore(SqlStore):
         engine = create_engine("postgresql+psycopg://", creator=self._connect_to_migrate, poolclass=NullPool)
         event.listen(engine, "begin", _one_at_a_time)
         try:
-            migrate(engine)
+            migrate(engine, alone=_alone)
         finally:
             engine.dispose()
 
@@ -181,6 +185,7 @@ class PostgresStore(SqlStore):
         connection = self.connect()
         connection.row_factory = psycopg.rows.tuple_row  # type: ignore[assignment]
         connection.execute("SET statement_timeout = 0")
+        connection.execute("SET lock_timeout = '30s'")
         connection.execute("SET idle_in_transaction_session_timeout = 0")
         connection.autocommit = False
         return connection
@@ -240,5 +245,25 @@ def _where(given: dict[str, Any]) -> str:
     return f"{host}:{given.get('port', 5432)}/{name}"
 
 
-def _one_at_a_time(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+def _one_at_a_time(connection: SqlConnection) -> None:
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATORS})")
+
+
+def _alone(connection: SqlConnection) -> None:
+    """Have every table to ourselves before one is changed: asked for one by one they would meet a reader's, the other way
+    round, and one of the two would have to go."""
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
+    tables = [name for name in inspect(connection).get_table_names() if name in metadata.tables]
+    if not tables:
+        return
+    end = time.monotonic() + _FOR_THE_TABLES
+    while True:
+        try:
+            with connection.begin_nested():
+                connection.exec_driver_sql(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE NOWAIT")
+        except OperationalError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.02)
+        else:
+            return

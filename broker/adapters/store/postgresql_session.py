@@ -14,7 +14,7 @@ from broker.adapters.store.session import Row, Statement, UniqueViolationError, 
 
 logger = logging.getLogger(__name__)
 
-_WRITERS: Final = 0x7A51_EA5E
+WRITERS: Final = 0x7A51_EA5E
 """The advisory lock that makes writers take turns: the audit chain has one end."""
 
 _NOTICE: Final[dict[str, str | int]] = {
@@ -113,7 +113,7 @@ class PostgresSession:
         """Begin a transaction, and wait for the other replicas' to end."""
         self._connection.execute("BEGIN")
         row = self._connection.execute(
-            "SELECT pg_advisory_xact_lock(%s), pg_current_xact_id()::text AS transaction", [_WRITERS]
+            "SELECT pg_advisory_xact_lock(%s), pg_current_xact_id()::text AS transaction", [WRITERS]
         ).fetchone()
         self._transaction = row["transaction"] if row else ""
 

@@ -121,9 +121,11 @@ class SqlStore(ABC):
         await self._bounded(asyncio.shield(asyncio.wrap_future(done)))
 
     async def try_again(self) -> bool:
-        """Whether it works: where the last write did not, another is tried, which changes nothing."""
-        if not self.writable:
-            with suppress(StoreUnavailableError):
+        """Whether it works: where the last write or read did not, another is tried, which changes nothing."""
+        with suppress(StoreUnavailableError):
+            if not self.readable:
+                await self.audit_head()
+            if not self.writable:
                 await self.commit([])
         return self.writable and self.readable
 

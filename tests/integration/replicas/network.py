@@ -1,4 +1,8 @@
-"""A network of two hosts: this one, and a namespace in which one replica runs. The cable between them can be pulled."""
+"""A network of two hosts: this one, and a namespace in which one replica runs. The cable between them can be pulled.
+
+In between is a switch, in a namespace of its own, and the cable is pulled there: both hosts keep their addresses and routes,
+and what they send gets lost. (Without its route, this host would send it to whoever is next on the way out.)
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,8 @@ class Network:
         self._ip = str(command("ip", "iproute2"))
         mark = secrets.token_hex(3)
         self.namespace = f"tasklease-{mark}"
-        self._cable = f"tl-{mark}"
+        self._switch = f"tasklease-{mark}-switch"
+        self._name = f"tl-{mark}"
         self._doors: Doors | None = None
 
     @property
@@ -37,28 +42,36 @@ class Network:
         self._doors.open()
 
     def set_up(self) -> None:
-        far = f"{self._cable}x"
+        self._run("netns", "add", self._switch)
         self._run("netns", "add", self.namespace)
-        self._run("link", "add", self._cable, "type", "veth", "peer", "name", far, "netns", self.namespace)
-        self._run("address", "add", f"{HERE}/30", "dev", self._cable)
-        self._run("link", "set", self._cable, "up")
-        self._run("-n", self.namespace, "address", "add", f"{THERE}/30", "dev", far)
-        self._run("-n", self.namespace, "link", "set", far, "up")
+        self._run("-n", self._switch, "link", "add", "switch", "type", "bridge")
+        self._run("-n", self._switch, "link", "set", "switch", "up")
+        self._run("link", "add", self._name, "type", "veth", "peer", "name", "near", "netns", self._switch)
+        self._run(
+            "-n", self.namespace, "link", "add", "cable", "type", "veth", "peer", "name", "far", "netns", self._switch
+        )  # fmt: skip
+        for port in ("near", "far"):
+            self._run("-n", self._switch, "link", "set", port, "master", "switch", "up")
+        self._run("address", "add", f"{HERE}/30", "dev", self._name)
+        self._run("link", "set", self._name, "up")
+        self._run("-n", self.namespace, "address", "add", f"{THERE}/30", "dev", "cable")
+        self._run("-n", self.namespace, "link", "set", "cable", "up")
         self._run("-n", self.namespace, "link", "set", "lo", "up")
 
     def take_down(self) -> None:
         if self._doors is not None:
             self._doors.close()
         self._run("netns", "delete", self.namespace)
+        self._run("netns", "delete", self._switch)
 
     @contextmanager
     def cut(self) -> Iterator[None]:
         """Nothing passes; nobody is told."""
-        self._run("link", "set", self._cable, "down")
+        self._run("-n", self._switch, "link", "set", "far", "nomaster")
         try:
             yield
         finally:
-            self._run("link", "set", self._cable, "up")
+            self._run("-n", self._switch, "link", "set", "far", "master", "switch")
 
     def _run(self, *words: str) -> None:
         subprocess.run([self._ip, *words], check=True, capture_output=True, text=True)

@@ -264,7 +264,7 @@ async def test_a_server_that_does_not_answer_is_unavailable(
     monkeypatch.setattr(postgresql, "_PATIENCE", 0.5)
     with database.as_admin() as admin:
         admin.execute("BEGIN")
-        admin.execute("SELECT pg_advisory_xact_lock(%s)", [postgresql_session._WRITERS])
+        admin.execute("SELECT pg_advisory_xact_lock(%s)", [postgresql_session.WRITERS])
         with pytest.raises(StoreUnavailableError):
             await append(one, 1)
         admin.execute("ROLLBACK")
@@ -396,6 +396,7 @@ async def test_a_newer_schema_that_does_not_say_it_can_be_used_is_refused(
 ) -> None:
     with database.as_admin() as admin:
         admin.execute("UPDATE alembic_version SET version_num = '9999'")
+        admin.execute("UPDATE store_facts SET fact = '9998' WHERE name = 'oldest-version'")
     with pytest.raises(SchemaVersionError):
         database.open()
     await append(one, 1)

@@ -73,10 +73,12 @@ async def test_a_migration_that_stops_half_way_leaves_nothing_of_it(path: Path) 
     await opened(path)
 
 
-async def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(path: Path) -> None:
+async def test_a_database_that_left_this_version_behind_is_refused_and_left_as_it_is(path: Path) -> None:
     await opened(path)
     with raw(path) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute("UPDATE store_facts SET fact = '9998' WHERE name = 'oldest-version'")
+        connection.commit()
     before = content(path)
     for _ in range(2):  # and the file is not kept locked
         with pytest.raises(SchemaVersionError, match="9999"):
@@ -85,6 +87,18 @@ async def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(path: 
     with raw(path) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '0005'")
     await opened(path)
+
+
+async def test_a_newer_database_that_says_this_version_may_go_on_is_used_and_left_as_it_is(
+    path: Path,
+) -> None:
+    await opened(path)
+    with raw(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.commit()
+    before = content(path)
+    await opened(path)
+    assert content(path) == before
 
 
 def test_no_column_is_made_for_a_secret() -> None:

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from broker.adapters.store.migrating import leave_behind
+
 revision = "0005"
 down_revision = "0004"
 branch_labels = None
@@ -28,6 +30,7 @@ def upgrade() -> None:
         sa.Column("until", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
+    leave_behind(op.get_bind(), revision)
     if op.get_bind().dialect.name == "postgresql":
         for table, column, kind in op.get_bind().execute(sa.text(_TEXTS)).fetchall():
             op.execute(f'ALTER TABLE {table} ALTER COLUMN {column} TYPE {kind} COLLATE "C"')
