@@ -64,9 +64,9 @@ async def many_clients(measured: Measured, *, clients: int, each: int, rounds: i
         brokers = [await block.enter_async_context(measured.broker()) for _ in range(clients)]
         with ThreadPoolExecutor(clients) as pool:
             for number in range(rounds + 1):
-                seconds, times = await _direct_round(vaults, pool, each)
+                seconds, times = await direct_round(vaults, pool, each)
                 admin.adapter.put(f"/v1/sys/leases/revoke-prefix/{VAULT_PATH}", json={"sync": True})
-                mine, my_times = await _broker_round(brokers, each)
+                mine, my_times = await broker_round(brokers, each)
                 if number:  # the first warms up
                     direct.append(clients * each / seconds)
                     ours.append(clients * each / mine)
@@ -87,9 +87,11 @@ async def many_clients(measured: Measured, *, clients: int, each: int, rounds: i
     }
 
 
-async def _direct_round(
+async def direct_round(
     vaults: Sequence[hvac.Client], pool: ThreadPoolExecutor, each: int
 ) -> tuple[float, list[float]]:
+    """All of them read at once: how long it took together, and each by itself."""
+
     def client(vault: hvac.Client) -> list[float]:
         times = []
         for _ in range(each):
@@ -104,7 +106,8 @@ async def _direct_round(
     return time.perf_counter() - began, [one for times in found for one in times]
 
 
-async def _broker_round(brokers: Sequence[Any], each: int) -> tuple[float, list[float]]:
+async def broker_round(brokers: Sequence[Any], each: int) -> tuple[float, list[float]]:
+    """All of them acquire at once, a task each: how long it took together, and each by itself."""
     async with AsyncExitStack() as block:
         tasks: list[Task] = [
             await block.enter_async_context(broker.task(TASK_TYPE, intent="bench", roles=[ROLE]))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import acquire, complete, figures, launch, registry, revocation, verify, where
+from bench import acquire, complete, figures, launch, registry, replicas, revocation, verify, where
 from bench import scale as scale_
 from bench.stack import measured
 from broker.devstack.parts import REPOSITORY
@@ -27,6 +27,7 @@ TARGETS = {
     "storm.issue_p99_ratio": ("at most", 2.0),
     "scale.acquire_100k_ratio": ("at most", 1.2),
     "scale.complete_100k_ratio": ("at most", 1.2),
+    "replicas.throughput_ratio_2": ("at least", 0.95),
 }
 
 
@@ -56,6 +57,13 @@ async def run(console: Console, scale: float) -> dict[str, float]:
         found |= await asyncio.to_thread(registry.apply, stack, entries=1000, rounds=_at_least(5 * scale))
         console.print("100,000 live leases")  # last: they stay
         found |= await scale_.with_leases(stack, many=100_000, runs=_at_least(150 * scale))
+    console.print("two replicas and one, 16 clients")  # by themselves: the stack above is down
+    found |= await replicas.one_and_two(
+        lambda line: console.print(f"  {line}", style="dim"),
+        clients=16,
+        each=20,
+        rounds=_at_least(10 * scale),
+    )
     return found
 
 
@@ -156,6 +164,16 @@ def report(console: Console, found: dict[str, float]) -> None:
         [
             [what, *(f"{found[f'verify.{name}p50_ms']:.3f} ms" for name in names)]
             for what, names in (("X.509-SVID", ("", "cold_")), ("JWT-SVID", ("jwt_", "jwt_cold_")))
+        ],
+    )
+    figures.show(
+        console,
+        f"credentials a second, 16 clients, on PostgreSQL ({found['replicas.rounds']:.0f} rounds)",
+        ["", "a second", "p99"],
+        [
+            ["one replica", f"{found['replicas.one_per_s']:.0f}", f"{found['replicas.one_p99_ms']:.0f} ms"],
+            ["two replicas", f"{found['replicas.two_per_s']:.0f}", f"{found['replicas.two_p99_ms']:.0f} ms"],
+            ["Vault alone, which bounds both", f"{found['replicas.direct_per_s']:.0f}", ""],
         ],
     )
     for key, (how, target) in TARGETS.items():

@@ -32,13 +32,13 @@ class Measured:
         self.stack = stack
         self.folder = folder
 
-    def broker(self) -> Broker:
+    def broker(self, address: str = "") -> Broker:
         """An SDK client of an instance of its own."""
         name = f"bench-{secrets.token_hex(4)}"
         spiffe_id = self.stack.spire.instance_id(AGENT_CLASS, name)
         files = self.stack.spire.mint(spiffe_id, ttl=timedelta(hours=1), folder=self.folder / name)
         identity = StaticIdentity(svid_of(files, spiffe_id))
-        return Broker.connect(self.stack.broker.address, identity=identity)
+        return Broker.connect(address or self.stack.broker.address, identity=identity)
 
     def vault(self) -> hvac.Client:
         """A client of Vault, with a token that may do what a task's token may: read the role's path."""
@@ -53,12 +53,12 @@ class Measured:
 
 
 @contextmanager
-def measured(say: Say) -> Iterator[Measured]:
+def measured(say: Say, *, replicas: int = 1) -> Iterator[Measured]:
     """Bring a stack up in a folder of its own; afterwards nothing is left of it."""
     folder = Path(tempfile.mkdtemp(prefix="tasklease-bench-"))
     stack = DevStack(folder / "dev", say=say)
     try:
-        stack.up()
+        stack.up(replicas=replicas)
         yield Measured(stack, folder)
     finally:
         stack.down(purge=True)

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
-from broker.domain.audit import AuditRecord
+from broker.domain.audit import AuditKind, AuditRecord
 from broker.domain.identifiers import TaskId
+
+TOLD: Final = frozenset(
+    {
+        AuditKind.TASK_ENDING,
+        AuditKind.TASK_ENDED,
+        AuditKind.LEASE_REVOKED,
+        AuditKind.QUARANTINE_IMPOSED,
+        AuditKind.QUARANTINE_RELEASED,
+    }
+)
+"""The kinds of audit records that other replicas are told of: those about which they may have something in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +26,7 @@ class News:
     """What other replicas made durable, in order."""
 
     records: tuple[AuditRecord, ...] = ()
-    """What they appended to the audit trail."""
+    """What they appended to the audit trail, of the kinds in `TOLD`."""
 
     extended: tuple[TaskId, ...] = ()
     """Tasks of which a lease lives longer now; not told again to who missed it."""
@@ -25,5 +36,5 @@ class ChangeFeed(Protocol):
     """The other replicas, heard."""
 
     def news(self) -> AsyncIterator[News]:
-        """Yield what other replicas do from now on, for ever; of the audit trail nothing is left out."""
+        """Yield what other replicas do from now on, for ever; of the records nothing is left out."""
         ...

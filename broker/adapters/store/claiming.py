@@ -20,9 +20,6 @@ from sqlalchemy import (
     and_,
     any_,
     bindparam,
-    cast,
-    extract,
-    func,
     not_,
     or_,
     select,
@@ -31,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from broker.adapters.store import reading
+from broker.adapters.store.claim_sql import NOW, UNTIL
 from broker.adapters.store.rows import lease_of, task_of
 from broker.adapters.store.schema import leases, tasks, turns
 from broker.adapters.store.session import MICROSECOND, Session, Statement
@@ -38,12 +36,6 @@ from broker.domain import changes as c
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import Lease, LeaseState
 from broker.domain.task import Task
-from broker.ports.store import CLAIM
-
-NOW: Final[ColumnElement[int]] = cast(extract("epoch", func.clock_timestamp()) * 1_000_000, BigInteger)
-"""The database's clock, as microseconds since 1970."""
-
-_UNTIL: Final = NOW + CLAIM // MICROSECOND
 
 
 def _named(name: str) -> ColumnElement[Any]:
@@ -73,7 +65,7 @@ def _claim(wanted: Statement, table: Table) -> Statement:
     return Statement(
         update(table)
         .where(key.in_(select(taken.c[key.name])))
-        .values(claimed_by=bindparam("b_holder"), claimed_until=_UNTIL)
+        .values(claimed_by=bindparam("b_holder"), claimed_until=UNTIL)
         .returning(*table.c)
     )
 
@@ -95,12 +87,12 @@ _CHANGED_LEASES: Final = Statement(
         ),
         _free(leases),
     )
-    .values(claimed_by=bindparam("b_holder"), claimed_until=_UNTIL)
+    .values(claimed_by=bindparam("b_holder"), claimed_until=UNTIL)
 )
 _CHANGED_TASKS: Final = Statement(
     update(tasks)
     .where(tasks.c.task_id == _named("b_tasks"), _free(tasks))
-    .values(claimed_by=bindparam("b_holder"), claimed_until=_UNTIL)
+    .values(claimed_by=bindparam("b_holder"), claimed_until=UNTIL)
 )
 _TASKS_OF: Final = Statement(
     select(leases.c.task_id).where(leases.c.lease_id == _named("b_leases")).distinct()
@@ -124,6 +116,11 @@ class Claims:
 
     def __init__(self, holder: str) -> None:
         self._holder = holder
+
+    @property
+    def holder(self) -> str:
+        """Who takes."""
+        return self._holder
 
     def lapsed_tasks(self, session: Session, now: datetime, limit: int) -> tuple[Task, ...]:
         """See ports.store."""
@@ -171,12 +168,12 @@ class Claims:
         )
 
     def claim_changed(self, session: Session, changes: Sequence[c.Change]) -> None:
-        """Claim what `changes` left to be done, in their own transaction: whoever makes work does it first."""
+        """Claim what `changes` left to be done, in their own transaction: whoever makes work does it first. A lease is
+        held by whoever makes it from its INSERT on."""
         ended = [change.task_id for change in changes if isinstance(change, c.EndTask)]
-        made = [change.lease.lease_id for change in changes if isinstance(change, c.CreateLease)]
-        made += [change.lease_id for change in changes if isinstance(change, c.RevokeLease)]
-        if made or ended:
-            session.change(_CHANGED_LEASES, b_leases=made, b_tasks=ended, b_holder=self._holder)
+        revoking = [change.lease_id for change in changes if isinstance(change, c.RevokeLease)]
+        if revoking or ended:
+            session.change(_CHANGED_LEASES, b_leases=revoking, b_tasks=ended, b_holder=self._holder)
         if ended:
             session.change(_CHANGED_TASKS, b_tasks=ended, b_holder=self._holder)
 

@@ -1,7 +1,8 @@
 """The audit trail as other replicas write it, by LISTEN and NOTIFY. Implements ports.following.ChangeFeed.
 
-Each transaction says which records it brought, and of which tasks it extended leases (`first-last|task task`). A listener
-that was away asks the store for all records since the last that it knows: none is missed, some may be told twice.
+A transaction that has something to tell says which records it brought, and of which tasks it extended leases
+(`first-last|task task`). A listener that was away asks the store for all since the last that it knows: none is missed, some
+may be told twice.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import psycopg
 from broker.adapters.store.postgresql import CHANNEL, PostgresStore
 from broker.domain.errors import StoreUnavailableError
 from broker.domain.identifiers import TaskId
-from broker.ports.following import News
+from broker.ports.following import TOLD, News
 
 logger = logging.getLogger(__name__)
 
@@ -51,26 +52,27 @@ class AuditFollower:
             last = head.sequence if head else 0
             if self._known is None:
                 self._known = last
-            async for news in self._until(last):
+            async for news in self._between(self._known, last):
                 yield news
+            self._known = last
             while True:
                 async for notice in connection.notifies(timeout=_LOOK_AGAIN, stop_after=1):
                     brought, _, extended = notice.payload.partition("|")
                     first, _, last_word = brought.partition("-")
-                    if notice.pid == self._store.writer_pid:  # our own doing
-                        if int(first) == self._known + 1:
-                            self._known = int(last_word)
-                        continue
-                    async for news in self._until(int(last_word)):
+                    if notice.pid == self._store.writer_pid:
+                        continue  # our own doing
+                    async for news in self._between(int(first) - 1, int(last_word)):
                         yield news
+                    self._known = max(self._known, int(last_word))
                     if extended:
                         yield News(extended=tuple(map(TaskId, extended.split())))
                 await connection.execute("SELECT 1")
 
-    async def _until(self, last: int) -> AsyncIterator[News]:
-        while self._known is not None and self._known < last:
-            records = await self._store.audit_records(self._known, min(_PAGE, last - self._known))
+    async def _between(self, after: int, last: int) -> AsyncIterator[News]:
+        while after < last:
+            records = await self._store.audit_records(after, min(_PAGE, last - after))
             if not records:
                 return
-            self._known = records[-1].sequence
-            yield News(records=records)
+            after = records[-1].sequence
+            if told := tuple(record for record in records if record.event.kind in TOLD):
+                yield News(records=told)

@@ -36,11 +36,12 @@ from broker.adapters.store.schema import metadata
 from broker.adapters.store.session import Session
 from broker.adapters.store.sql_store import SqlStore, StoreUnusableError
 from broker.domain.audit import ChainHead
-from broker.domain.changes import Change
+from broker.domain.changes import Append, Change
 from broker.domain.errors import StoreUnavailableError
 from broker.domain.identifiers import LeaseId
 from broker.domain.lease import Lease
 from broker.domain.task import Task
+from broker.ports.following import TOLD
 
 CHANNEL: Final = "tasklease_audit"
 """What is said there: see following.py."""
@@ -198,22 +199,23 @@ class PostgresStore(SqlStore):
         writes = self._writes and threading.current_thread() is self._writer
         if not self._writes:
             connection.execute("SET default_transaction_read_only = on")
-        session = PostgresSession(connection, again=self.connect, writes=writes)
+        session = PostgresSession(connection, again=self.connect, holder=self._claims.holder, writes=writes)
         if writes:
             self.writer_pid = session.pid
         return session
 
     def _head_of_chain(self, session: Session) -> ChainHead | None:
-        head = reading.audit_head(session)
-        self._head_before = head.sequence if head else 0
-        return head
+        row = session.head if isinstance(session, PostgresSession) else None
+        self._head_before = row["sequence"] if row else 0
+        return ChainHead(sequence=row["sequence"], hash=row["hash"]) if row else None
 
     def _applied(self, session: Session, changes: Sequence[Change], head: ChainHead | None) -> None:
         self._claims.claim_changed(session, changes)
         last = head.sequence if head else 0
         extended = self._claims.tasks_of_extended(session, changes)
-        if last > self._head_before or extended:
-            what = f"{self._head_before + 1}-{last}|{' '.join(extended)}"
+        told = any(isinstance(change, Append) and change.event.kind in TOLD for change in changes)
+        if told or extended:
+            what = f"{self._head_before + 1 if told else last + 1}-{last}|{' '.join(extended)}"
             session.rows(reading.NOTIFY, b_channel=CHANNEL, b_what=what)
 
     async def _bounded(self, work: asyncio.Future[Result]) -> Result:

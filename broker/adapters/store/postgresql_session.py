@@ -10,6 +10,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import dict_row
 
+from broker.adapters.store.claim_sql import HOLDER_SETTING
 from broker.adapters.store.session import Row, Statement, UniqueViolationError, plain
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,15 @@ _BOUNDS: Final = (
 _DURABLE: Final = (
     "SELECT set_config('synchronous_commit', 'on', false) "
     "WHERE current_setting('synchronous_commit') IN ('off', 'local')"
+)
+# One message, and not a pipeline: after what psycopg sends at the end of a pipeline, the server no longer counts how long a
+# transaction is idle.
+_BEGIN: Final = "; ".join(
+    (
+        "BEGIN",
+        f"SELECT pg_advisory_xact_lock({WRITERS}), pg_current_xact_id()::text AS transaction",
+        "SELECT sequence, hash FROM audit_records ORDER BY sequence DESC LIMIT 1",
+    )
 )
 _FOR_THE_OUTCOME: Final = 5.0
 """Seconds for which a broken connection's COMMIT is asked after."""
@@ -82,11 +92,15 @@ class PostgresSession:
         connection: psycopg.Connection[dict[str, Any]],
         *,
         again: Callable[[], psycopg.Connection[dict[str, Any]]],
+        holder: str,
         writes: bool,
     ) -> None:
         self._connection = connection
         self._again = again
         self._transaction = ""
+        self.head: Row | None = None
+        """The newest audit record when the transaction began."""
+        connection.execute("SELECT set_config(%s, %s, false)", [HOLDER_SETTING, holder])
         if writes:
             connection.execute(_DURABLE)
         else:  # claims lapse by themselves and need not be durable
@@ -110,12 +124,13 @@ class PostgresSession:
         self._connection.execute(sql)
 
     def begin(self) -> None:
-        """Begin a transaction, and wait for the other replicas' to end."""
-        self._connection.execute("BEGIN")
-        row = self._connection.execute(
-            "SELECT pg_advisory_xact_lock(%s), pg_current_xact_id()::text AS transaction", [WRITERS]
-        ).fetchone()
+        """Begin a transaction, wait for the other replicas' to end, and look where the audit chain ends then."""
+        found = self._connection.execute(_BEGIN)
+        found.nextset()
+        row = found.fetchone()
         self._transaction = row["transaction"] if row else ""
+        found.nextset()
+        self.head = found.fetchone()
 
     def commit(self) -> None:
         """Make it durable; where the connection breaks meanwhile, ask on another one how it ended.

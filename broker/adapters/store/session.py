@@ -33,8 +33,15 @@ def one_of(column: Column[str], values: Iterable[str]) -> ColumnElement[bool]:
 class Statement:
     """A Core statement with named parameters (`bindparam`), compiled at most once a dialect."""
 
-    def __init__(self, core: Select[Any] | Insert | Update | Delete, *, columns: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        core: Select[Any] | Insert | Update | Delete,
+        *,
+        columns: Sequence[str] = (),
+        on_postgresql: Insert | None = None,
+    ) -> None:
         self.core = core
+        self._on_postgresql = core if on_postgresql is None else on_postgresql
         self._columns = list(columns) or None
         self._compiled: dict[str, tuple[str, Mapping[str, Any]]] = {}
 
@@ -49,10 +56,11 @@ class Statement:
     def _for(self, name: str, dialect: Callable[[], DefaultDialect]) -> tuple[str, Mapping[str, Any]]:
         found = self._compiled.get(name)
         if found is None:
-            compiled = self.core.compile(dialect=dialect(), column_keys=self._columns)
+            core = self._on_postgresql if name == "postgresql" else self.core
+            compiled = core.compile(dialect=dialect(), column_keys=self._columns)
             wanted = {bind.key: None for bind in compiled.binds.values() if bind.required}
             given = compiled.construct_params(wanted)
-            fixed = {name: value for name, value in given.items() if name not in wanted}
+            fixed = {key: value for key, value in given.items() if key not in wanted}
             found = self._compiled[name] = (str(compiled), fixed)
         return found
 

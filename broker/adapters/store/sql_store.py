@@ -250,11 +250,13 @@ class SqlStore(ABC):
         session: WritingSession | None = None
         stopping = False
         while not stopping:
-            batch, stopping = self._next_batch()
-            if not batch:
-                continue
+            first = self._queue.get()
+            if first is None:
+                break
+            batch = [first]
             try:
                 session = self._begun(session)
+                stopping = self._add_waiting(batch)  # also what came while another replica had its turn
                 self._write_batch(session, batch)
             except Exception as error:  # noqa: BLE001 - whatever it is, nothing of the batch is applied
                 logger.error("store: a write failed: %s", self._kind(error))
@@ -279,53 +281,64 @@ class SqlStore(ABC):
             else:
                 return session
         session = self._open_session()
-        session.begin()
+        try:
+            session.begin()
+        except BaseException:
+            self._discard(session)
+            raise
         return session
 
-    def _next_batch(self) -> tuple[list[Commit], bool]:
-        batch: list[Commit] = []
-        item = self._queue.get()
-        while True:
-            if item is None:
-                return batch, True
-            batch.append(item)
-            if len(batch) >= _BATCH:
-                return batch, False
+    def _add_waiting(self, batch: list[Commit]) -> bool:
+        """Add what waits; whether the end of the queue was among it."""
+        while len(batch) < _BATCH:
             try:
                 item = self._queue.get_nowait()
             except queue.Empty:
-                return batch, False
+                return False
+            if item is None:
+                return True
+            batch.append(item)
+        return False
 
     def _write_batch(self, session: WritingSession, batch: list[Commit]) -> None:
         head = self._head_of_chain(session)
         refused: dict[int, Exception] = {}
         applied: list[Change] = []
+        alone = len(batch) == 1  # then there is nothing beside it that has to be kept
         for index, commit in enumerate(batch):
-            session.script("SAVEPOINT one")
+            if not alone:
+                session.script("SAVEPOINT one")
             try:
-                head_after = writing.apply(session, commit.changes, head)
-            except ConflictError as conflict:
-                session.script("ROLLBACK TO one")
-                refused[index] = conflict
-            except self.bad_values as error:
-                logger.error("store: a value cannot be stored: %s", type(error).__name__)
-                session.script("ROLLBACK TO one")
-                refused[index] = StoreUnavailableError()
+                head = writing.apply(session, commit.changes, head)
+            except (ConflictError, *self.bad_values) as error:  # type: ignore[misc]  # all are exceptions
+                session.script("ROLLBACK" if alone else "ROLLBACK TO one")
+                refused[index] = self._refusal(error)
             else:
-                head = head_after
                 applied += commit.changes
-            session.script("RELEASE one")
+            if not alone:
+                session.script("RELEASE one")
+        if not (alone and refused):
+            self._finish(session, applied, head)
+        for index, commit in enumerate(batch):
+            if index in refused:
+                commit.done.set_exception(refused[index])
+            else:
+                commit.done.set_result(None)
+
+    def _finish(self, session: WritingSession, applied: Sequence[Change], head: ChainHead | None) -> None:
         if not self.writable:  # a commit without changes would not show whether the disk takes one
             session.change(writing.NOTHING)
         self._applied(session, applied, head)
         session.commit()
         self.writable = True
         self._settled(head)
-        for index, commit in enumerate(batch):
-            if index in refused:
-                commit.done.set_exception(refused[index])
-            else:
-                commit.done.set_result(None)
+
+    @staticmethod
+    def _refusal(error: Exception) -> Exception:
+        if isinstance(error, ConflictError):
+            return error
+        logger.error("store: a value cannot be stored: %s", type(error).__name__)
+        return StoreUnavailableError()
 
     def _discard(self, session: WritingSession) -> None:
         try:

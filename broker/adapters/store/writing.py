@@ -10,6 +10,7 @@ from typing import assert_never
 
 from sqlalchemy import bindparam, case, func, insert, select, update
 
+from broker.adapters.store.claim_sql import claimed
 from broker.adapters.store.quarantine_sql import ACTIVE_BY_KIND, BY_TARGET, DELETE, INSERT, OF_OWNER
 from broker.adapters.store.rows import (
     AUDIT_COLUMNS,
@@ -94,7 +95,11 @@ _FINISH_TASK = Statement(
     .where(tasks.c.task_id == bindparam("b_task"), tasks.c.state == _ENDING)
     .values(state=_ENDED, ended_at=bindparam("b_at"))
 )
-_INSERT_LEASE = Statement(insert(leases), columns=LEASE_COLUMNS)
+_INSERT_LEASE = Statement(
+    insert(leases),
+    columns=LEASE_COLUMNS,
+    on_postgresql=claimed(insert(leases).values({name: bindparam(name) for name in LEASE_COLUMNS})),
+)
 _TASK_OF_LEASE = Statement(
     select(tasks.c.state, tasks.c.owner)
     .join(leases, leases.c.task_id == tasks.c.task_id)

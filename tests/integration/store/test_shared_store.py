@@ -30,7 +30,7 @@ from broker.adapters.store.schema import metadata
 from broker.adapters.store.sql_store import StoreUnusableError
 from broker.devstack import postgres
 from broker.domain import changes as c
-from broker.domain.audit import AuditRecord, verify_chain
+from broker.domain.audit import AuditKind, AuditRecord, verify_chain
 from broker.domain.errors import StoreUnavailableError
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import LeaseState
@@ -41,6 +41,7 @@ from tests.fakes.system import NOON
 from tests.integration.store.conftest import Database
 
 SECOND = timedelta(seconds=1)
+ENDED = AuditKind.TASK_ENDED
 LATER = NOON + timedelta(minutes=1)
 
 
@@ -62,9 +63,14 @@ def ids(found: Sequence[object]) -> list[str]:
     return sorted(str(getattr(item, "lease_id", None) or getattr(item, "task_id", "")) for item in found)
 
 
-async def append(store: PostgresStore, count: int, name: str = "n") -> None:
+async def append(
+    store: PostgresStore, count: int, name: str = "n", kind: str = AuditKind.TASK_DECLARED
+) -> None:
     await asyncio.gather(
-        *(store.commit([c.Append(event=an_event(facts={name: number}))]) for number in range(count))
+        *(
+            store.commit([c.Append(event=an_event(kind=kind, facts={name: number}))])
+            for number in range(count)
+        )
     )
 
 
@@ -318,12 +324,13 @@ async def until(heard: list[AuditRecord], count: int) -> None:
 async def test_what_others_append_is_heard_in_order_and_ones_own_is_not(
     one: PostgresStore, other: PostgresStore
 ) -> None:
-    await append(other, 3, "before")
+    await append(other, 3, "before", ENDED)
     async with following(one) as heard:
-        await asyncio.gather(append(one, 50, "own"), append(other, 50, "others"))
+        await asyncio.gather(append(one, 50, "own", ENDED), append(other, 50, "others", ENDED))
         await until(heard, 50)
-        await append(one, 1, "own")
-        await append(other, 1, "last")
+        await append(one, 1, "own", ENDED)
+        await append(other, 5, "not told")
+        await append(other, 1, "last", ENDED)
         await until(heard, 51)
     names = [next(iter(record.event.facts)) for record in heard]
     assert names == ["others"] * 50 + ["last"]
@@ -334,11 +341,11 @@ async def test_what_was_appended_while_nobody_could_hear_it_is_heard_later(
     one: PostgresStore, other: PostgresStore, database: Database
 ) -> None:
     async with following(one) as heard:
-        await append(other, 1, "a")
+        await append(other, 1, "a", ENDED)
         await until(heard, 1)
         with database.as_admin() as admin:
             admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
-        await append(other, 1200, "b")
+        await append(other, 1200, "b", ENDED)
         await until(heard, 1201)
     assert [record.sequence for record in heard] == list(range(1, 1202))
 
@@ -352,7 +359,7 @@ async def test_whose_leases_were_extended_is_heard(one: PostgresStore, other: Po
         changes = [c.ExtendLease(lease_id=LeaseId(name), expires_at=LATER) for name in ("lease-a", "lease-b")]
         await one.commit(changes)
         await other.commit(changes)
-        await append(other, 1, "after")
+        await append(other, 1, "after", ENDED)
         await until(heard, 1)
     assert extended == [TASK]
 

@@ -209,13 +209,13 @@ async def test_a_new_store_can_be_read_and_written_by_all_its_threads_at_once(tm
 # Disks that fail -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", ["begin", "script", "commit"])
+@pytest.mark.parametrize("at", ["begin", "change", "commit"])
 async def test_a_write_that_fails_is_unavailable_applies_nothing_and_is_over_when_the_disk_is_back(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     await store.commit(APPEND)
 
-    def failing(_session: SqliteSession, *_words: str) -> None:
+    def failing(_session: SqliteSession, *_words: object, **_values: object) -> None:
         message = "disk I/O error"
         raise sqlite3.OperationalError(message)
 
