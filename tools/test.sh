@@ -2,7 +2,7 @@
 # Gets the real parts and the container images, says what could not be had, and runs the whole suite.
 # With TASKLEASE_CI=1 nothing may be missing and nothing may be skipped.
 #
-#   tools/test.sh [PYTEST ARGUMENT...]
+#   tools/test.sh [PYTEST ARGUMENT...]        TEST_WORKERS=2 at once
 set -euo pipefail
 cd "$(dirname "$0")/.."
 trap 'tools/docker.sh down' EXIT
@@ -30,7 +30,9 @@ if [ ${#missing[@]} -gt 0 ]; then
   fi
 fi
 code=0
-.venv/bin/python -m pytest "${selection[@]}" "$@" </dev/null || code=$?
+# Most tests wait for real parts: two at a time take little more than half. Each group (tests/conftest.py) has one worker.
+.venv/bin/python -m pytest -n "${TEST_WORKERS:-2}" --dist loadgroup --no-loadscope-reorder --durations=25 \
+  "${selection[@]}" "$@" </dev/null || code=$?
 if [ ${#missing[@]} -gt 0 ]; then
   printf 'test: NOT RUN, for want of %s\n' "${missing[@]}" >&2
 fi

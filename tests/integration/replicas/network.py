@@ -16,9 +16,6 @@ from contextlib import contextmanager
 from broker.devstack.broker_process import Far
 from tests.debian import command
 
-HERE = "10.231.77.1"
-THERE = "10.231.77.2"
-
 
 class Network:
     """See the module; made by `network`."""
@@ -27,6 +24,8 @@ class Network:
         self._ip = str(command("ip", "iproute2"))
         mark = secrets.token_hex(3)
         self.namespace = f"tasklease-{mark}"
+        net = f"10.{secrets.randbelow(200) + 30}.{secrets.randbelow(250) + 1}"
+        self.here, self.there = f"{net}.1", f"{net}.2"
         self._switch = f"tasklease-{mark}-switch"
         self._name = f"tl-{mark}"
         self._doors: Doors | None = None
@@ -34,11 +33,11 @@ class Network:
     @property
     def far(self) -> Far:
         """The other host."""
-        return Far(within=(self._ip, "netns", "exec", self.namespace), here=HERE, there=THERE)
+        return Far(within=(self._ip, "netns", "exec", self.namespace), here=self.here, there=self.there)
 
     def open_doors(self, ports: list[int]) -> None:
         """Let the other host in to ports of this one's that listen on loopback alone."""
-        self._doors = Doors(ports)
+        self._doors = Doors(self.here, ports)
         self._doors.open()
 
     def set_up(self) -> None:
@@ -52,9 +51,9 @@ class Network:
         )  # fmt: skip
         for port in ("near", "far"):
             self._run("-n", self._switch, "link", "set", port, "master", "switch", "up")
-        self._run("address", "add", f"{HERE}/30", "dev", self._name)
+        self._run("address", "add", f"{self.here}/30", "dev", self._name)
         self._run("link", "set", self._name, "up")
-        self._run("-n", self.namespace, "address", "add", f"{THERE}/30", "dev", "cable")
+        self._run("-n", self.namespace, "address", "add", f"{self.there}/30", "dev", "cable")
         self._run("-n", self.namespace, "link", "set", "cable", "up")
         self._run("-n", self.namespace, "link", "set", "lo", "up")
 
@@ -80,7 +79,8 @@ class Network:
 class Doors:
     """Lets the other host in to ports that listen on loopback alone."""
 
-    def __init__(self, ports: list[int]) -> None:
+    def __init__(self, host: str, ports: list[int]) -> None:
+        self._host = host
         self._ports = ports
         self._loop = asyncio.new_event_loop()
         self._open = threading.Event()
@@ -97,7 +97,7 @@ class Doors:
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         servers = [
-            self._loop.run_until_complete(asyncio.start_server(self._passing_to(port), HERE, port))
+            self._loop.run_until_complete(asyncio.start_server(self._passing_to(port), self._host, port))
             for port in self._ports
         ]
         self._open.set()
