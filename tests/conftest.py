@@ -14,7 +14,11 @@ import pytest
 TESTS: Final = Path(__file__).parent
 ROOMS: Final = ("unit", "contract", "integration", "threats", "chaos")
 SLOWEST_FIRST: Final = ("chaos", "integration", "threats", "contract", "unit")
-ONE_MACHINE: Final = ("integration/launching", "integration/containers", "threats/test_r4_launched_instances.py")
+ONE_MACHINE: Final = (
+    "integration/launching",
+    "integration/containers",
+    "threats/test_r4_launched_instances.py",
+)
 """These take groups and ports of the whole machine, and so never run beside each other."""
 
 NOTHING_SKIPPED: Final = os.environ.get("TASKLEASE_CI") == "1"

@@ -31,6 +31,9 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 code=0
 # Most tests wait for real parts: two at a time take little more than half. Each group (tests/conftest.py) has one worker.
+# Both have to see sets in the same order.
+export PYTHONHASHSEED=${PYTHONHASHSEED:-$RANDOM}
+echo "test: PYTHONHASHSEED=$PYTHONHASHSEED"
 .venv/bin/python -m pytest -n "${TEST_WORKERS:-2}" --dist loadgroup --no-loadscope-reorder --durations=25 \
   "${selection[@]}" "$@" </dev/null || code=$?
 if [ ${#missing[@]} -gt 0 ]; then
