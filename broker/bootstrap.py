@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from broker.adapters.backends.observing import BackendVerifier
 from broker.adapters.catalog.files import CatalogFiles
 from broker.adapters.observe.issuer import WatchedIssuer
 from broker.adapters.observe.metrics import Health, PrometheusMetrics
@@ -150,14 +151,12 @@ class _Broker:
         as_broker = AsBroker(connection=connection, login=login)
         observing = _Observing(settings, stack, clock)
         events.heard = observing.metrics.heard
-        issuer = WatchedIssuer(
-            VaultCredentialIssuer(
-                as_broker=as_broker,
-                token_role=settings.vault.token_role,
-                store=await store.identity(),
-            ),
-            observing.observer,
+        vault = VaultCredentialIssuer(
+            as_broker=as_broker, token_role=settings.vault.token_role, store=await store.identity()
         )
+        issuer = WatchedIssuer(vault, observing.observer)
+        verifier = BackendVerifier(vault.fetch_for_broker)
+        stack.push_async_callback(verifier.close)
         timeout = settings.vault.timeout
 
         grants = TaskGrants(issuer=issuer, store=store, clock=clock, timeout=timeout)
@@ -170,6 +169,8 @@ class _Broker:
             events=events,
             actor=settings.own_id,
             timeout=timeout,
+            catalogs=catalogs,
+            verifier=verifier,
         )
         policy = CatalogBoundsPolicy()
         acquire = AcquireCredential(

@@ -74,6 +74,7 @@ class CredentialRoleModel(_Model):
     max_ttl: Duration
     revocation: Revocation
     accept_unrevocable: Annotated[bool, Field(strict=True)] = False
+    verified_by: str | None = None
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -215,6 +216,7 @@ def load_catalog(path: Path, *, trust_domain: str | None = None) -> Catalog:
         raise ConfigError(problems)
     problems += _duplicates(models)
     problems += _unresolved(models)
+    problems += _bad_verifiers(models)
     classes = [(file, node, model.agent_classes) for file, node, model in models]
     problems += misplaced(classes)
     problems += confused(classes)
@@ -263,15 +265,23 @@ def _unresolved(models: list[tuple[Path, CommentedMap, CatalogModel]]) -> list[P
     roles = {name for _, _, model in models for name in model.credential_roles}
     problems = []
     for file, node, model in models:
-        references = [
-            (("agent_classes", owner, "task_types", index), name, task_types, "task type")
-            for owner, agent_class in model.agent_classes.items()
-            for index, name in enumerate(agent_class.task_types)
-        ] + [
-            (("task_types", owner, "roles", index), name, roles, "credential role")
-            for owner, task_type in model.task_types.items()
-            for index, name in enumerate(task_type.roles)
-        ]
+        references = (
+            [
+                (("agent_classes", owner, "task_types", index), name, task_types, "task type")
+                for owner, agent_class in model.agent_classes.items()
+                for index, name in enumerate(agent_class.task_types)
+            ]
+            + [
+                (("task_types", owner, "roles", index), name, roles, "credential role")
+                for owner, task_type in model.task_types.items()
+                for index, name in enumerate(task_type.roles)
+            ]
+            + [
+                (("credential_roles", owner, "verified_by"), role.verified_by, roles, "credential role")
+                for owner, role in model.credential_roles.items()
+                if role.verified_by is not None
+            ]
+        )
         for location, name, known, what in references:
             if name not in known:
                 problems.append(
@@ -282,6 +292,31 @@ def _unresolved(models: list[tuple[Path, CommentedMap, CatalogModel]]) -> list[P
                         what=f"there is no {what} {name!r}{suggestion(name, known)}: add it or correct the name",
                     )
                 )
+    return problems
+
+
+def _bad_verifiers(models: list[tuple[Path, CommentedMap, CatalogModel]]) -> list[Problem]:
+    """Whoever verifies is asked for by the broker alone, and asks a backend of the same kind."""
+    roles = {name: role for _, _, model in models for name, role in model.credential_roles.items()}
+    used = {name for _, _, model in models for task in model.task_types.values() for name in task.roles}
+    problems = []
+    for file, node, model in models:
+        for owner, role in model.credential_roles.items():
+            if role.verified_by is None or (verifier := roles.get(role.verified_by)) is None:
+                continue
+            what = ""
+            if not ENGINES[role.engine].account_field:
+                what = f"what {role.engine.value} hands out is checked by Vault's lookup alone: leave it out"
+            elif verifier.engine is not role.engine:
+                what = f"{role.verified_by!r} is of engine {verifier.engine.value}, not {role.engine.value}"
+            elif role.verified_by in used:
+                what = f"{role.verified_by!r} is a role of tasks as well: make one for the broker alone"
+            elif verifier.method is not IssueMethod.READ:
+                what = f"{role.verified_by!r} has to be one that is read (method: read)"
+            if what:
+                location = ("credential_roles", owner, "verified_by")
+                line = line_of(node, location)
+                problems.append(Problem(file=str(file), line=line, field=".".join(location), what=what))
     return problems
 
 
@@ -332,6 +367,7 @@ def _catalog(models: list[CatalogModel], trust_domain: str | None) -> Catalog:
             ttl=model.ttl,
             max_ttl=model.max_ttl,
             revocation=model.revocation,
+            verified_by=model.verified_by,
         )
         for name, model in _merged(models, "credential_roles").items()
     }

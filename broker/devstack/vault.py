@@ -130,7 +130,7 @@ class Vault:
             connection,
             also={
                 "plugin_name": "postgresql-database-plugin",
-                "allowed_roles": ["orders-readonly"],
+                "allowed_roles": ["orders-*"],
                 "password": self._state.secret("postgres-vault"),
                 "password_authentication": "scram-sha-256",
             },

@@ -63,6 +63,8 @@ class CredentialRole:
     ttl: timedelta
     max_ttl: timedelta
     revocation: Revocation
+    verified_by: str | None = None
+    """The role with whose credentials the broker asks the backend whether it refuses what was revoked."""
 
     @property
     def vault_path(self) -> str:

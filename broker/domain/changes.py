@@ -87,6 +87,7 @@ class IssueLease:
     at: datetime
     expires_at: datetime
     renewable: bool
+    account: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

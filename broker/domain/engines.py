@@ -39,6 +39,8 @@ class EngineFacts:
     """What goes on all the same, for people."""
     seen: bool
     """Whether a test of this project has seen it on the real thing."""
+    account_field: str = ""
+    """The field of the secret that says as whom the backend knows it, where the backend itself can be asked."""
 
 
 ENGINES: Final[Mapping[Engine, EngineFacts]] = MappingProxyType(
@@ -48,6 +50,7 @@ ENGINES: Final[Mapping[Engine, EngineFacts]] = MappingProxyType(
             revoking="drops the user",
             remains="open sessions, unless the role's revocation statements end them",
             seen=True,
+            account_field="username",
         ),
         Engine.MYSQL: EngineFacts(
             can_revoke=True,
@@ -66,6 +69,7 @@ ENGINES: Final[Mapping[Engine, EngineFacts]] = MappingProxyType(
             revoking="deletes the user",
             remains="open connections, where the server does not close those of a deleted user",
             seen=False,
+            account_field="username",
         ),
         Engine.LDAP: EngineFacts(
             can_revoke=True,

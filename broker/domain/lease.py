@@ -74,6 +74,8 @@ class Lease:
     revoked_at: datetime | None = None
     attempts: int = 0
     next_attempt_at: datetime | None = None
+    account: str | None = None
+    """As whom the backend knows whoever logs in with it, where there is such a name. No secret."""
 
     @property
     def holds_key(self) -> bool:
@@ -84,7 +86,13 @@ class Lease:
         }
 
     def issued(
-        self, *, vault_lease_id: VaultLeaseId, at: datetime, expires_at: datetime, renewable: bool
+        self,
+        *,
+        vault_lease_id: VaultLeaseId,
+        at: datetime,
+        expires_at: datetime,
+        renewable: bool,
+        account: str | None = None,
     ) -> Lease:
         """Intended to live.
 
@@ -99,6 +107,7 @@ class Lease:
             issued_at=at,
             expires_at=expires_at,
             renewable=renewable,
+            account=account,
         )
 
     def revoking(self, cause: RevokeCause, at: datetime) -> Lease:

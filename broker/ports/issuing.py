@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
 from broker.domain.catalog import CredentialRole
+from broker.domain.engines import ENGINES, Engine
 from broker.domain.identifiers import TaskId, TokenAccessor, VaultLeaseId
 from broker.domain.secret import Secret
+
+_LONGEST_ACCOUNT: Final = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,12 @@ class IssuedCredential:
     ttl: timedelta
     renewable: bool
     secret: Mapping[str, Secret]
+
+    def account(self, engine: Engine) -> str | None:
+        """As whom the backend knows whoever logs in with it; None where there is no such name, or none fit to be kept."""
+        field = ENGINES[engine].account_field
+        name = self.secret[field].reveal() if field in self.secret else ""
+        return name if 0 < len(name) <= _LONGEST_ACCOUNT and name.isprintable() else None
 
 
 class IssueRefusedError(Exception):

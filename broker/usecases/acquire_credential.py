@@ -321,11 +321,13 @@ class AcquireCredential:
         self, caller: Caller, lease: Lease, role: CredentialRole, credential: IssuedCredential
     ) -> Lease:
         now = self._clock.now()
+        account = credential.account(role.engine) if role.verified_by is not None else None
         issued = lease.issued(
             vault_lease_id=credential.vault_lease_id,
             at=now,
             expires_at=min(now + credential.ttl, lease.max_expires_at),
             renewable=credential.renewable,
+            account=account,
         )
         event = AuditEvent(
             kind=AuditKind.CREDENTIAL_ISSUED,
@@ -348,6 +350,7 @@ class AcquireCredential:
             at=now,
             expires_at=min(now + credential.ttl, lease.max_expires_at),
             renewable=credential.renewable,
+            account=account,
         )
         try:
             await self._store.commit([change, Append(event=event)])

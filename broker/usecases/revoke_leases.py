@@ -1,7 +1,8 @@
 """Revoke leases: the one path by which anything is taken back (steps 5 and 6 of a credential's life).
 
     V1  the lease is revoking, durably (whoever asked for it did that)
-    V2  revoke at Vault, synchronously, and see that Vault no longer knows the lease
+    V2  revoke at Vault, synchronously, and see that Vault no longer knows the lease; where the role says by whom, the
+        backend itself is asked whether it refuses the credential (`CredentialRole.verified_by`)
     V3  revoked, with its audit record, durable
 
 A failure is recorded, alarmed and tried again with backoff and jitter, without limit (rule R3). A lease in doubt
@@ -25,14 +26,16 @@ from typing import Final
 
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.changes import Append, Change, ConfirmRevoked, FinishTask, PostponeRevocation
-from broker.domain.errors import BrokerError
+from broker.domain.errors import BrokerError, CredentialBackendUnavailableError
 from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor, VaultLeaseId
 from broker.domain.lease import Lease, LeaseState, RevokeCause
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
 from broker.ports.issuing import CredentialIssuer
+from broker.ports.policy import CatalogSource
 from broker.ports.store import ConflictError, Store
 from broker.ports.system import Clock, Ids, Steps
+from broker.ports.verifying import RevocationVerifier
 from broker.usecases.fair_slots import FairSlots
 from broker.usecases.task_events import EventKind, TaskEvent, TaskEvents
 
@@ -63,7 +66,11 @@ class RevokeLeases:
         events: TaskEvents,
         actor: SpiffeId,
         timeout: timedelta,
+        catalogs: CatalogSource,
+        verifier: RevocationVerifier,
     ) -> None:
+        self._catalogs = catalogs
+        self._verifier = verifier
         self._store = store
         self._issuer = issuer
         self._clock = clock
@@ -174,6 +181,7 @@ class RevokeLeases:
         async with self._slots[_mount_of(lease)].slot(lease.task_id):
             try:
                 await self._revoke_at_backend(lease.vault_lease_id, lease.accessor)
+                await self._see_that_it_is_refused(lease)
             except BrokerError as error:
                 await self._record_failure(lease, error)
                 return False
@@ -249,6 +257,18 @@ class RevokeLeases:
             await self._issuer.revoke(vault_lease_id, timeout=self._timeout)
         else:
             await self._issuer.revoke_token(accessor, timeout=self._timeout)
+
+    async def _see_that_it_is_refused(self, lease: Lease) -> None:
+        roles = self._catalogs.current().credential_roles
+        role = roles.get(lease.role)
+        verifier = roles.get(role.verified_by or "") if role is not None else None
+        if verifier is None or lease.account is None:
+            return
+        if not await self._verifier.refuses(verifier, lease.account, timeout=self._timeout):
+            logger.error(
+                "Vault says that it revoked lease %s, but its backend still accepts it", lease.lease_id
+            )
+            raise CredentialBackendUnavailableError
 
     async def _wait_until(self, lease: Lease, at: datetime) -> None:
         """The backend forgot the lease, and so cannot end it: only its own expiry does."""

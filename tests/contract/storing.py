@@ -78,6 +78,7 @@ def issue(lease_id: str = LEASE, *, expires_at: datetime | None = None, renewabl
         at=NOON + SECOND,
         expires_at=expires_at or NOON + timedelta(minutes=1),
         renewable=renewable,
+        account=f"user-of-{lease_id}",
     )
 
 
@@ -405,6 +406,7 @@ class LeaseCases:
             at=NOON + SECOND,
             expires_at=NOON + timedelta(minutes=1),
             renewable=False,
+            account=f"user-of-{LEASE}",
         )
 
     async def test_an_issue_that_the_tasks_end_overtook_is_refused(self, store: Store) -> None:
@@ -434,6 +436,7 @@ class LeaseCases:
                     issued_at=NOON + SECOND,
                     expires_at=NOON + timedelta(minutes=1),
                     renewable=True,
+                    account=f"user-of-{LEASE}",
                 )
             case "void":
                 asked, allowed = c.VoidLease(lease_id=LEASE, at=at), {LeaseState.INTENDED}

@@ -430,6 +430,7 @@ def _change_lease(
                     at=change.at,
                     expires_at=change.expires_at,
                     renewable=change.renewable,
+                    account=change.account,
                 )
             case c.VoidLease():
                 lease = lease.voided(change.at)

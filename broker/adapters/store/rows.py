@@ -122,6 +122,7 @@ def lease_of(row: Row) -> Lease:
         revoked_at=_time_or_none(row["revoked_at"]),
         attempts=row["attempts"],
         next_attempt_at=_time_or_none(row["next_attempt_at"]),
+        account=row["account"],
     )
 
 

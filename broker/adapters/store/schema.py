@@ -101,6 +101,7 @@ leases: Final = Table(
     Column("next_attempt_at", BigInteger),
     Column("claimed_by", String(64)),
     Column("claimed_until", BigInteger),
+    Column("account", Text),  # a name at the backend, and no secret
     Index("leases_by_task", "task_id", "state"),
     Index("leases_by_expiry", "state", "expires_at"),
     Index("leases_by_attempt", "state", "next_attempt_at"),

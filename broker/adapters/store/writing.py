@@ -114,6 +114,7 @@ _ISSUE = Statement(
         issued_at=bindparam("b_at"),
         expires_at=bindparam("b_expires"),
         renewable=bindparam("b_renewable"),
+        account=bindparam("b_account"),
     )
 )
 _VOID_LEASE = Statement(
@@ -299,6 +300,7 @@ def _issue_lease(session: Session, change: c.IssueLease) -> None:
         b_at=change.at,
         b_expires=change.expires_at,
         b_renewable=change.renewable,
+        b_account=change.account,
     )
     _demand(issued, Conflict.LEASE_STATE)
 

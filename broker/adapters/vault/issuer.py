@@ -76,6 +76,19 @@ class VaultCredentialIssuer:
             raise IssueInDoubtError(str(error)) from error
         return _credential(answer)
 
+    async def fetch_for_broker(self, role: CredentialRole, timeout: timedelta) -> Mapping[str, Secret]:
+        """Have a credential made for the broker itself, under its own token; it ends with that at the latest.
+
+        Raises:
+            CredentialBackendUnavailableError: there is none to be had.
+        """
+        try:
+            answer = await self._as_broker("get", role.vault_path, None, timeout=timeout)
+            return _credential(answer).secret
+        except (VaultCallError, IssueInDoubtError) as error:
+            logger.error("no credential to look at a backend with, of role %s: %s", role.name, error)
+            raise CredentialBackendUnavailableError from error
+
     async def renew(
         self, vault_lease_id: VaultLeaseId, increment: timedelta, *, timeout: timedelta
     ) -> timedelta:

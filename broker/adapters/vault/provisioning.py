@@ -61,8 +61,9 @@ class Plan:
     warnings: tuple[str, ...]
 
 
-def broker_policy(token_role: str) -> str:
-    """What the broker may do in Vault: make task tokens, see, renew and revoke leases, and nothing else."""
+def broker_policy(token_role: str, verifiers: Sequence[CredentialRole] = ()) -> str:
+    """What the broker may do in Vault: make task tokens, see, renew and revoke leases; and look at backends, by the roles that
+    the catalog names for that (`verified_by`)."""
     rules = [
         "# Written by `tasklease catalog apply`. What the broker may do, and nothing else.",
         *(
@@ -81,6 +82,12 @@ def broker_policy(token_role: str) -> str:
         'path "auth/token/accessors" {\n  capabilities = ["list", "sudo"]\n}',
         'path "sys/leases" {\n  capabilities = ["read", "sudo"]\n}',
     ]
+    if verifiers:
+        rules.append("# To ask backends whether they refuse what was revoked.")
+        rules += [
+            f'path "{role.vault_path}" {{\n  capabilities = ["read"]\n}}'
+            for role in sorted(verifiers, key=lambda role: role.vault_path)
+        ]
     return "\n".join(rules) + "\n"
 
 
@@ -115,7 +122,7 @@ def plan(client: hvac.Client, catalog: Catalog, names: Names) -> Plan:
         hvac.exceptions.VaultError: Vault refuses or does not answer.
     """
     wanted = {
-        BROKER_POLICY: broker_policy(names.token_role),
+        BROKER_POLICY: broker_policy(names.token_role, _verifiers(catalog)),
         **{role.vault_policy: role_policy(role) for role in catalog.credential_roles.values()},
     }
     items: list[Item] = []
@@ -137,6 +144,11 @@ def plan(client: hvac.Client, catalog: Catalog, names: Names) -> Plan:
     items += _role(client, f"auth/token/roles/{names.token_role}", _token_role())
     items += _role(client, f"auth/{names.auth_mount}/role/{names.auth_role}", _jwt_role(names))
     return Plan(items=tuple(items), warnings=tuple(_warnings(client, catalog)))
+
+
+def _verifiers(catalog: Catalog) -> list[CredentialRole]:
+    named = {role.verified_by for role in catalog.credential_roles.values()}
+    return [role for name, role in catalog.credential_roles.items() if name in named]
 
 
 def apply(client: hvac.Client, item: Item) -> None:

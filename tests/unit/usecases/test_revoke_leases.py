@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from broker.domain.audit import AuditKind
+from broker.domain.catalog import Catalog
 from broker.domain.changes import ConfirmRevoked, CreateLease, PostponeRevocation, RevokeLease
 from broker.domain.errors import CredentialBackendUnavailableError, StoreUnavailableError
 from broker.domain.lease import Lease, LeaseState, RevokeCause
-from broker.domain.task import Scope, Task
+from broker.domain.task import Outcome, Scope, Task, TaskState
 from broker.usecases.revoke_leases import IN_DOUBT_GRACE
 from broker.usecases.task_events import EventKind
 from tests.fakes.issuer import FakeIssuer, Trouble
-from tests.fakes.samples import BROKER, a_catalog, a_lease, a_role
+from tests.fakes.samples import BROKER, a_caller, a_catalog, a_lease, a_role
 from tests.fakes.store import FakeStore
 from tests.fakes.system import CountingIds, FakeClock
 from tests.unit.usecases.wiring import Broker, asked, settle, until
@@ -325,6 +327,60 @@ async def test_doubtful_leases_that_have_to_wait_do_not_hold_up_the_others(broke
     broker.clock.advance(seconds=1)
     await broker.watch.retry()
     assert (await broker.lease(lease.lease_id)).state is LeaseState.REVOKED
+
+
+CALLER = a_caller()
+
+
+# Asking the backend itself ---------------------------------------------------------------------------------------
+
+
+def verified_catalog() -> Catalog:
+    observer = a_role("observer")
+    catalog = a_catalog(roles=(a_role("orders", verified_by="observer"), a_role("customers")))
+    return replace(catalog, credential_roles={**catalog.credential_roles, "observer": observer})
+
+
+async def test_revoked_is_said_when_the_backend_refuses_and_not_before(broker: Broker) -> None:
+    broker.catalogs.catalog = verified_catalog()
+    task = await broker.declared()
+    acquired = await broker.acquired(task)
+    account = acquired.secret["username"].reveal()
+    assert acquired.lease.account == account
+    broker.verifier.accounts = {account}
+    assert (await broker.complete(CALLER, task.task_id, Outcome.SUCCEEDED, "")).state is TaskState.ENDING
+    lease = await broker.lease(acquired.lease.lease_id)
+    assert (lease.state, lease.attempts) == (LeaseState.REVOKING, 1)
+    assert broker.issuer.leases == {}, "Vault had said that it is done"
+    assert (await broker.kinds())[-1] == AuditKind.LEASE_REVOCATION_FAILED
+    for _ in range(3):
+        broker.clock.advance(minutes=2)
+        assert await broker.watch.retry() == 0
+    broker.verifier.accounts = set()
+    broker.clock.advance(minutes=2)
+    assert await broker.watch.retry() == 1
+    await broker.watch.retry()
+    assert (await broker.task(task.task_id)).state is TaskState.ENDED
+    assert set(broker.verifier.asked) == {("observer", account)}
+
+
+async def test_a_backend_that_cannot_be_asked_is_asked_again(broker: Broker) -> None:
+    broker.catalogs.catalog = verified_catalog()
+    task = await broker.declared()
+    await broker.acquired(task)
+    broker.verifier.away = True
+    assert (await broker.complete(CALLER, task.task_id, Outcome.SUCCEEDED, "")).state is TaskState.ENDING
+    broker.verifier.away = False
+    broker.clock.advance(minutes=2)
+    assert await broker.watch.retry() == 1
+
+
+async def test_nobody_is_asked_about_a_role_that_names_no_verifier(broker: Broker) -> None:
+    task = await broker.declared()
+    await broker.acquired(task)
+    broker.verifier.away = True
+    assert (await broker.complete(CALLER, task.task_id, Outcome.SUCCEEDED, "")).state is TaskState.ENDED
+    assert broker.verifier.asked == []
 
 
 # Without the store ---------------------------------------------------------------------------------------------

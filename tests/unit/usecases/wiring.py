@@ -37,6 +37,7 @@ from tests.fakes.issuer import FakeIssuer
 from tests.fakes.samples import BROKER, a_caller, a_catalog
 from tests.fakes.store import FakeStore
 from tests.fakes.system import CountingIds, FakeClock, RecordedSteps
+from tests.fakes.verifier import FakeVerifier
 from tests.fakes.view import FakeView
 
 TIMEOUT = timedelta(seconds=5)
@@ -88,6 +89,7 @@ class Broker:
         self.steps = steps = RecordedSteps()
         self.events = events = TaskEvents()
         self.grants = grants = TaskGrants(issuer=issuer, store=store, clock=clock, timeout=TIMEOUT)
+        self.verifier = FakeVerifier()
         self.revoke_leases = revoke_leases = RevokeLeases(
             store=store,
             issuer=issuer,
@@ -97,6 +99,8 @@ class Broker:
             events=events,
             actor=BROKER,
             timeout=TIMEOUT,
+            catalogs=catalogs,
+            verifier=self.verifier,
         )
         shared: dict[str, Any] = {
             "store": store,

@@ -1,0 +1,1 @@
+"""The backends themselves, looked at by the broker: does one refuse what was revoked?"""
