@@ -36,7 +36,7 @@ def _found(find: Callable[[], Path | None], name: str, package: str) -> Path:
         ):
             subprocess.run(
                 words,
-                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"},  # starts no service
                 capture_output=True,
                 check=False,
             )

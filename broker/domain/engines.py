@@ -67,8 +67,8 @@ ENGINES: Final[Mapping[Engine, EngineFacts]] = MappingProxyType(
         Engine.RABBITMQ: EngineFacts(
             can_revoke=True,
             revoking="deletes the user",
-            remains="open connections, where the server does not close those of a deleted user",
-            seen=False,
+            remains="nothing: the server closes the connections of a deleted user",
+            seen=True,
             account_field="username",
         ),
         Engine.LDAP: EngineFacts(

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Final, Protocol
 
+from broker.adapters.backends.errors import CannotLookError
 from broker.adapters.backends.postgresql import PostgresObserver
 from broker.adapters.backends.rabbitmq import RabbitObserver
 from broker.domain.catalog import CredentialRole
@@ -42,6 +43,7 @@ _OPEN: Final[Mapping[Engine, Callable[[CredentialRole, Mapping[str, Secret]], Aw
     Engine.RABBITMQ: RabbitObserver.open,
 }
 FAILURES: Final[tuple[type[Exception], ...]] = (
+    CannotLookError,
     OSError,
     ValueError,
     KeyError,
@@ -67,7 +69,8 @@ class BackendVerifier:
             ):
                 return await self._ask(verifier, account, timeout)
         except FAILURES as error:  # an OSError is also what a time that ran out is
-            logger.error("%s cannot be asked what it refuses: %s", verifier.name, type(error).__name__)
+            why = str(error) if isinstance(error, CannotLookError) else type(error).__name__
+            logger.error("%s cannot be asked what it refuses: %s", verifier.name, why)
             await self._drop(verifier.name)
             raise CredentialBackendUnavailableError from None
 

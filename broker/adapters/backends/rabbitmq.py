@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import urllib3
 
+from broker.adapters.backends.errors import CannotLookError
 from broker.domain.catalog import CredentialRole
 from broker.domain.secret import Secret
 
@@ -32,6 +33,9 @@ class RabbitObserver:
         """The destination is the management API: `http` on loopback, else `https`."""
         where = verifier.destination
         name, password = secret["username"].reveal(), secret["password"].reveal()
+        if ":" in name:
+            message = "its user name has a colon, which HTTP cannot say: set username_template at the engine's connection"
+            raise CannotLookError(message)
         headers = urllib3.make_headers(basic_auth=f"{name}:{password}")
         return cls(f"{where.scheme}://{where.host}:{where.port}/api", headers)
 
@@ -41,8 +45,8 @@ class RabbitObserver:
             return False
         answer = await self._get("/connections?columns=user")
         if answer.status != _OK:
-            message = "not allowed to look at connections"
-            raise ValueError(message)
+            message = f"not allowed to look at connections ({answer.status})"
+            raise CannotLookError(message)
         return all(connection.get("user") != account for connection in answer.json())
 
     async def close(self) -> None:
@@ -52,8 +56,8 @@ class RabbitObserver:
     async def _status(self, path: str) -> int:
         answer = await self._get(path)
         if answer.status not in {_OK, _NOT_FOUND}:
-            message = "not allowed to look at users"
-            raise ValueError(message)
+            message = f"not allowed to look at users ({answer.status})"
+            raise CannotLookError(message)
         return answer.status
 
     async def _get(self, path: str) -> urllib3.BaseHTTPResponse:
