@@ -142,11 +142,16 @@ class PostgresSession:
         try:
             self._connection.execute("COMMIT")
         except psycopg.OperationalError:
-            if not self._connection.closed and not self._connection.broken:
+            if not self.lost:
                 raise
             if not self._was_committed():
                 raise
             logger.warning("store: the connection broke in a commit, which did happen")
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection has ended."""
+        return self._connection.closed or self._connection.broken
 
     @property
     def pid(self) -> int:

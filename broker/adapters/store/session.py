@@ -84,6 +84,11 @@ class Session(Protocol):
 class WritingSession(Session, Protocol):
     """A session that can change things, and is used by one thread."""
 
+    @property
+    def lost(self) -> bool:
+        """Whether its connection has ended: another one may do better, at once."""
+        ...
+
     def begin(self) -> None:
         """Begin a transaction; from here to its end nobody else changes anything."""
         ...

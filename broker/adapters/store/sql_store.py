@@ -229,12 +229,13 @@ class SqlStore(ABC):
                     self._sessions.append(session)
                 found = read(session, *arguments)
             except self.errors as error:
+                again = kept and session is not None and session.lost  # it may have ended long ago
                 self._local.session = None
                 if session is not None:
                     self._sessions.remove(session)
                     self._discard(session)
                     session = None
-                if kept:  # the connection may have ended long ago
+                if again:
                     kept = False
                     continue
                 self.readable = False
@@ -260,6 +261,7 @@ class SqlStore(ABC):
                 self._write_batch(session, batch)
             except Exception as error:  # noqa: BLE001 - whatever it is, nothing of the batch is applied
                 logger.error("store: a write failed: %s", self._kind(error))
+                stopping = self._add_waiting(batch) or stopping  # they have waited as long, and would fare no better
                 for commit in batch:
                     if not commit.done.done():
                         commit.done.set_exception(StoreUnavailableError())
@@ -272,11 +274,13 @@ class SqlStore(ABC):
             session.close()
 
     def _begun(self, session: WritingSession | None) -> WritingSession:
-        """A session with a transaction: a new one where there is none, or where the old one's connection has ended."""
+        """A session with a transaction: a new one where there is none, or where the old one's connection was lost."""
         if session is not None:
             try:
                 session.begin()
             except self.errors:
+                if not session.lost:
+                    raise
                 self._discard(session)
             else:
                 return session

@@ -15,6 +15,11 @@ class SqliteSession:
         connection.row_factory = sqlite3.Row
         self._connection = connection
 
+    @property
+    def lost(self) -> bool:
+        """Never: a file does not hang up."""
+        return False
+
     def rows(self, statement: Statement, **values: Any) -> list[Row]:  # noqa: ANN401 - column values
         """Run a query."""
         sql, fixed = statement.for_sqlite()
