@@ -14,12 +14,8 @@ import pytest
 TESTS: Final = Path(__file__).parent
 ROOMS: Final = ("unit", "contract", "integration", "threats", "chaos")
 SLOWEST_FIRST: Final = ("chaos", "integration", "threats", "contract", "unit")
-ONE_MACHINE: Final = (
-    "integration/launching",
-    "integration/containers",
-    "threats/test_r4_launched_instances.py",
-)
-"""These take groups and ports of the whole machine, and so never run beside each other."""
+ALONE: Final = ("integration/launching", "integration/containers", "threats/test_r4_launched_instances.py")
+"""These take groups and ports of the whole machine, and look at all of its processes: nothing runs beside them."""
 
 NOTHING_SKIPPED: Final = os.environ.get("TASKLEASE_CI") == "1"
 _skipped: Final[list[str]] = []
@@ -32,6 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(room)
         if room == "unit":
             item.add_marker("disable_socket")
+        if str(item.path.relative_to(TESTS)).startswith(ALONE):
+            item.add_marker("alone")
         item.add_marker(pytest.mark.xdist_group(_group_of(item)))
     items.sort(key=lambda item: SLOWEST_FIRST.index(item.path.relative_to(TESTS).parts[0]))
 
@@ -39,8 +37,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _group_of(item: pytest.Item) -> str:
     """What is run by one worker, one after the other: what shares a stack."""
     path = item.path.relative_to(TESTS)
-    if str(path).startswith(ONE_MACHINE):
-        return "one-machine"
     if path.parts[0] == "chaos":
         return item.nodeid
     return str(path.parent if path.parts[0] == "integration" else path)

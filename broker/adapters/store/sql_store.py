@@ -261,7 +261,9 @@ class SqlStore(ABC):
                 self._write_batch(session, batch)
             except Exception as error:  # noqa: BLE001 - whatever it is, nothing of the batch is applied
                 logger.error("store: a write failed: %s", self._kind(error))
-                stopping = self._add_waiting(batch) or stopping  # they have waited as long, and would fare no better
+                stopping = (
+                    self._add_waiting(batch) or stopping
+                )  # they have waited as long, and would fare no better
                 for commit in batch:
                     if not commit.done.done():
                         commit.done.set_exception(StoreUnavailableError())
