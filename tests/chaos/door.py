@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,6 +41,8 @@ class VaultDoor:
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self.broken = False
+        self.delay = 0.0
+        """Seconds before an answer is passed on."""
         self.refused = 0
 
     @property
@@ -64,6 +67,7 @@ class VaultDoor:
             self.refused += 1
             self._answer(request, 500, {"Content-Type": "application/json"}, b'{"errors":["internal error"]}')
             return
+        time.sleep(self.delay)
         where = urlsplit(self.vault())
         connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)
         try:

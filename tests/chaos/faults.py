@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -111,6 +112,25 @@ def _vault_answers_500(around: Breakable, dice: random.Random) -> str:
     return f"vault answers 500 for {seconds:.1f} s, {around.door.refused - before} times"
 
 
+def _vault_is_slow(around: Breakable, dice: random.Random) -> str:
+    around.door.delay = dice.uniform(0.2, 2.0)
+    seconds = _for_a_while(dice)
+    said = f"vault takes {around.door.delay:.1f} s for each answer, for {seconds:.1f} s"
+    around.door.delay = 0.0
+    return said
+
+
+def _disk_full(around: Breakable, dice: random.Random) -> str:
+    """No byte more into any file, for the broker: not the store's, and not its log's."""
+    running = around.world.stack._processes.running(broker_process.NAME)
+    assert running is not None
+    before = resource.prlimit(running.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(running.pid, resource.RLIMIT_FSIZE, (0, before[1]))
+    seconds = _for_a_while(dice)
+    resource.prlimit(running.pid, resource.RLIMIT_FSIZE, before)
+    return f"the disk is full for {seconds:.1f} s"
+
+
 def _clock_jumps(around: Breakable, dice: random.Random) -> str:
     jump = dice.choice((-60, 60))
     around.clock.set(jump)
@@ -133,6 +153,7 @@ OF_ANY: Final[tuple[Fault, ...]] = (
     _hangs(vault.NAME),
     _sealed,
     _vault_answers_500,
+    _vault_is_slow,
     _stopped(postgres.NAME),
     _hangs(postgres.NAME),
     _killed(broker_process.NAME),
@@ -142,7 +163,7 @@ OF_ANY: Final[tuple[Fault, ...]] = (
     _clock_jumps,
 )
 FAULTS: Final[dict[int, tuple[Fault, ...]]] = {
-    1: (*OF_ANY, _stopped(spire.AGENT)),
+    1: (*OF_ANY, _stopped(spire.AGENT), _disk_full),
     2: (*OF_ANY, _killed(SECOND), _hangs(SECOND), _cable_pulled),
 }
 """By how many replicas there are."""
