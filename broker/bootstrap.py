@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Callable, Coroutine
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 from broker.adapters.backends.observing import BackendVerifier
@@ -28,7 +28,7 @@ from broker.adapters.store.postgresql import PostgresStore
 from broker.adapters.store.quarantine import StoredQuarantine
 from broker.adapters.store.sql_store import SqlStore
 from broker.adapters.store.sqlite import SqliteStore
-from broker.adapters.system.clock import FollowingClock, SystemClock
+from broker.adapters.system.clock import FollowingClock
 from broker.adapters.system.ids import RandomIds
 from broker.adapters.system.steps import NoSteps
 from broker.adapters.vault.as_broker import AsBroker
@@ -82,10 +82,8 @@ _REFRESH: Final = timedelta(seconds=1)
 _RECONCILE: Final = timedelta(minutes=5)
 
 
-async def serve(
-    settings: Settings, *, steps: Steps | None = None, wall: Callable[[], datetime] | None = None
-) -> None:
-    """Run a broker until SIGTERM or SIGINT, then stop it gracefully. `steps` and `wall` are for tests.
+async def serve(settings: Settings, *, steps: Steps | None = None) -> None:
+    """Run a broker until SIGTERM or SIGINT, then stop it gracefully.
 
     Raises:
         NoIdentityError: SPIRE gives no SVID, or not the configured one.
@@ -97,7 +95,7 @@ async def serve(
     for how in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(how, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        broker = await _Broker.start(settings, stack, steps or NoSteps(), wall or SystemClock().now)
+        broker = await _Broker.start(settings, stack, steps or NoSteps())
         logger.info("serving on port %d as %s", broker.server.port, settings.own_id)
         await stop.wait()
         logger.info("stopping")
@@ -117,15 +115,11 @@ class _Broker:
 
     @classmethod
     async def start(  # noqa: PLR0915 - one statement a part
-        cls,
-        settings: Settings,
-        stack: contextlib.AsyncExitStack,
-        steps: Steps,
-        wall: Callable[[], datetime],
+        cls, settings: Settings, stack: contextlib.AsyncExitStack, steps: Steps
     ) -> _Broker:
         ids, events = RandomIds(), TaskEvents()
         catalogs = CatalogFiles(settings.catalog, trust_domain=settings.trust_domain)
-        store, clock = await _state(settings, stack, wall)
+        store, clock = await _state(settings, stack)
         quarantine = StoredQuarantine(store)
         await quarantine.refresh()
 
@@ -342,7 +336,7 @@ class _Broker:
 
 
 async def _state(
-    settings: Settings, stack: contextlib.AsyncExitStack, wall: Callable[[], datetime]
+    settings: Settings, stack: contextlib.AsyncExitStack
 ) -> tuple[SqliteStore | PostgresStore, FollowingClock]:
     """The store, and the time that goes with it: what replicas share has one for all, whatever their own clocks say."""
     store = open_store(
@@ -354,7 +348,7 @@ async def _state(
     if isinstance(store, PostgresStore):
         clock = FollowingClock(store.now, to_the_letter=True)
     else:
-        clock = FollowingClock.of_wall(wall)
+        clock = FollowingClock.of_wall()
     await clock.follow()
     return store, clock
 

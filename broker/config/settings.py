@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ruamel.yaml.comments import CommentedMap
 
 from broker.config.reading import ConfigError, Problem, line_of, parse_duration, plain, problems_of, read_yaml
+from broker.domain.hosts import is_loopback
 from broker.domain.operators import InvalidGrantError, OperatorGrant, OperatorRole, Operators
 from broker.domain.spiffe import InvalidSpiffeIdError, SpiffeId
 
@@ -67,7 +67,7 @@ class VaultSettings(_Model):
         beyond = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
         if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or beyond:
             raise ValueError(message)
-        if parts.scheme == "http" and not self.allow_plain_http and not _is_loopback(parts.hostname):
+        if parts.scheme == "http" and not self.allow_plain_http and not is_loopback(parts.hostname):
             message = (
                 "address: plain http is for loopback only; use https, or say allow_plain_http: true when the network "
                 "between broker and Vault carries nobody else"
@@ -205,7 +205,7 @@ class _File(_Model):
             raise ValueError(message)
         if self.health_listen and not self.health_listen.startswith("unix:"):
             host = self.health_listen.rpartition(":")[0].strip("[]")
-            if not _is_address(self.health_listen) or not _is_loopback(host):
+            if not _is_address(self.health_listen) or not is_loopback(host):
                 message = "health_listen: give unix:PATH, or a loopback address and a port: it has no TLS"
                 raise ValueError(message)
         if self.metrics_listen is not None and not _is_address(self.metrics_listen):
@@ -346,12 +346,3 @@ def _secret_keys(node: object, above: tuple[str, ...] = ()) -> list[tuple[str, .
             found.append(location)
         found += _secret_keys(value, location)
     return found
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

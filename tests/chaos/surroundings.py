@@ -12,7 +12,7 @@ from broker.devstack.stack import DevStack
 from tests.chaos.door import VaultDoor
 from tests.debian import library
 from tests.integration.replicas.network import Network, network
-from tests.threats.world import World
+from tests.threats.world import World, wants_heartbeats
 
 
 class WallClock:
@@ -62,8 +62,7 @@ def breakable(folder: Path, *, replicas: int) -> Iterator[Breakable]:
         door.vault = lambda: dev.vault.address
         stack.callback(dev.down, purge=True)
         dev.up(with_broker=False, replicas=replicas)
-        (catalog,) = dev.broker.catalog.iterdir()
-        catalog.write_text(catalog.read_text().replace("heartbeat: 10s", "heartbeat: 3s"))
+        wants_heartbeats(dev, "3s")
         if hosts is not None:
             hosts.open_doors([dev.postgres.port, int(door.address.rpartition(":")[2])])
         dev.up()

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Final
@@ -22,7 +20,6 @@ from typing import Final
 import psycopg
 import pytest
 
-from broker.devstack.parts import REPOSITORY
 from tests.chaos.agents import Agents, Held
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.surroundings import Breakable, breakable
@@ -55,7 +52,7 @@ class Check:
         ended = {task for (task,) in self._world.rows("SELECT task_id FROM tasks WHERE state = 'ended'")}
         self._are_refused([one for one in held if one.task_id in ended])
         self._are_accepted_while_their_task_lives([one for one in held if one.task_id not in ended])
-        self._the_trail_is_whole()
+        self._world.verify_trail()
 
     def _nothing_is_ending(self) -> bool:
         # A task that began to end this very second is under way, not stuck.
@@ -86,17 +83,6 @@ class Check:
                     assert accepted, f"{one.lease_id} of the living task {one.task_id} is refused"
                     self.alive += 1
         self._agents.give_back(held)
-
-    def _the_trail_is_whole(self) -> None:
-        config = str(self._world.stack.broker.config_file)
-        done = subprocess.run(
-            [sys.executable, "-m", "broker", "audit", "verify", "--config", config],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=REPOSITORY,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

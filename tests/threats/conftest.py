@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.devstack.stack import DevStack
-from tests.threats.world import World, until
+from tests.threats.world import World, wants_heartbeats
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +17,7 @@ def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
     try:
         stack.up()
         # Signs of life are missed soon.
-        (catalog,) = stack.broker.catalog.iterdir()
-        catalog.write_text(catalog.read_text().replace("heartbeat: 10s", "heartbeat: 1s"))
+        wants_heartbeats(stack, "1s")
         stack.stop_part("broker")
         stack.up()
         yield stack
@@ -28,11 +27,5 @@ def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
 
 @pytest.fixture
 def world(_stack: DevStack, tmp_path: Path) -> Iterator[World]:
-    """The stack, all of it up, with no task left of the test before, and none after this one."""
-    _stack.up()
-    world = World(_stack, tmp_path)
-    unfinished = "SELECT 1 FROM tasks WHERE state <> 'ended'"
-    until(lambda: not world.users() and not world.rows(unfinished), "the tasks of the test before have ended")
-    yield world
-    _stack.up()
-    world.complete_what_is_left()
+    with World.whole(_stack, tmp_path) as world:
+        yield world

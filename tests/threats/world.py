@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 
@@ -18,6 +20,7 @@ from broker.api.v1 import credentials_pb2, tasks_pb2
 from broker.client import Broker, StaticIdentity, Svid
 from broker.demo.callers import Answer, Caller, calling, svid_of
 from broker.demo.database import is_refusal
+from broker.devstack.parts import REPOSITORY
 from broker.devstack.stack import DevStack
 
 CLASS = "invoice-bot"
@@ -41,6 +44,12 @@ def until(true: Callable[[], bool], what: str, *, patience: float = 30) -> float
         assert time.monotonic() - began < patience, f"after {patience} s: not {what}"
         time.sleep(0.05)
     return time.monotonic() - began
+
+
+def wants_heartbeats(stack: DevStack, every: str) -> None:
+    """Have signs of life missed sooner, or later, than the sample catalog says."""
+    (catalog,) = stack.broker.catalog.iterdir()
+    catalog.write_text(catalog.read_text().replace("heartbeat: 10s", f"heartbeat: {every}"))
 
 
 class World:
@@ -132,6 +141,21 @@ class World:
         task: tasks_pb2.Task = answer.message.task
         return task
 
+    @classmethod
+    @contextmanager
+    def whole(cls, stack: DevStack, folder: Path) -> Iterator[Self]:
+        """The stack, all of it up, with no task left of the test before, and none after this one."""
+        stack.up()
+        world = cls(stack, folder)
+        unfinished = "SELECT 1 FROM tasks WHERE state <> 'ended'"
+        until(
+            lambda: not world.users() and not world.rows(unfinished),
+            "the tasks of the test before have ended",
+        )
+        yield world
+        stack.up()
+        world.complete_what_is_left()
+
     def complete_what_is_left(self) -> None:
         """Complete the tasks that the test left, so that the next one need not wait for the dead man's switch."""
         for task_id, owner in self.rows("SELECT task_id, owner FROM tasks WHERE state = 'active'"):
@@ -193,6 +217,26 @@ class World:
         """The audit trail of a task."""
         found = self.rows("SELECT kind FROM audit_records WHERE task_id = ? ORDER BY sequence", task_id)
         return [str(kind) for (kind,) in found]
+
+    def verify_trail(self) -> None:
+        """`tasklease audit verify` finds the trail intact."""
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "broker",
+                "audit",
+                "verify",
+                "--config",
+                str(self.stack.broker.config_file),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=REPOSITORY,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "intact" in done.stdout
 
     def owned_leases(self) -> int:
         """Leases that are live, of tasks that are active."""

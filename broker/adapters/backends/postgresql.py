@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import ip_address
 from typing import Any, ClassVar, Final
 
 import psycopg
 
 from broker.domain.catalog import CredentialRole
+from broker.domain.hosts import is_loopback
 from broker.domain.secret import Secret
 
 _STANDS = """
@@ -33,7 +33,7 @@ class PostgresObserver:
     async def open(cls, verifier: CredentialRole, secret: Mapping[str, Secret]) -> PostgresObserver:
         """Connect; beyond loopback only to a server whose certificate is the host's."""
         where = verifier.destination
-        tls = {"sslmode": "prefer"} if _is_loopback(where.host) else _CERTAIN
+        tls = {"sslmode": "prefer"} if is_loopback(where.host) else _CERTAIN
         dsn = psycopg.conninfo.make_conninfo(
             host=where.host,
             port=where.port,
@@ -56,10 +56,3 @@ class PostgresObserver:
     async def close(self) -> None:
         """Disconnect."""
         await self._connection.close()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -38,6 +37,7 @@ from broker.adapters.store.sql_store import SqlStore, StoreUnusableError
 from broker.domain.audit import ChainHead
 from broker.domain.changes import Append, Change
 from broker.domain.errors import StoreUnavailableError
+from broker.domain.hosts import is_loopback
 from broker.domain.identifiers import LeaseId
 from broker.domain.lease import Lease
 from broker.domain.task import Task
@@ -231,14 +231,7 @@ def _is_private(given: dict[str, Any]) -> bool:
     if given.get("sslmode") == "verify-full":
         return True
     hosts = str(given.get("hostaddr") or given.get("host") or "").split(",")
-    return all(not host or host.startswith(("/", "@")) or _is_loopback(host) for host in hosts)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return all(not host or host.startswith(("/", "@")) or is_loopback(host) for host in hosts)
 
 
 def _where(given: dict[str, Any]) -> str:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime, timedelta
 
-from sqlalchemy import BigInteger, and_, bindparam, cast, extract, func, not_, or_, select, text
+from sqlalchemy import and_, bindparam, func, not_, or_, select, text
 
+from broker.adapters.store.claim_sql import NOW
 from broker.adapters.store.quarantine_sql import ALL as ALL_QUARANTINES
 from broker.adapters.store.quarantine_sql import BY_TARGET, COUNT_BY_KIND, PAGE, QUARANTINED_TASKS
 from broker.adapters.store.rows import audit_of, lease_of, quarantine_of, task_of
@@ -158,9 +159,7 @@ _TASKS_OF = Statement(
     .limit(bindparam("b_limit"))
 )
 NOTIFY = Statement(select(func.pg_notify(bindparam("b_channel"), bindparam("b_what"))))
-_DATABASE_TIME = Statement(
-    select(cast(extract("epoch", func.clock_timestamp()) * 1_000_000, BigInteger).label("now"))
-)
+_DATABASE_TIME = Statement(select(NOW.label("now")))
 _AFTER_ALL = TaskId("~")  # sorts after every id
 _AUDIT_AFTER = Statement(
     select(audit_records)

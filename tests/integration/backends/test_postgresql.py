@@ -18,20 +18,15 @@ from broker.domain.catalog import CredentialRole, Destination
 from broker.domain.secret import Secret
 from tests.contract.verifying import PATIENCE, VerifierCases
 from tests.fakes.samples import a_role
+from tests.integration.postgres_alone import postgres_alone
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
-    stack = DevStack(tmp_path_factory.mktemp("asked") / "dev", say=print)
-    try:
-        with stack.state.locked():
-            stack.state.make()
-            stack.start_part(postgres.NAME)
+    with postgres_alone(tmp_path_factory.mktemp("asked") / "dev") as stack:
         with psycopg.connect(stack.postgres.admin_dsn, autocommit=True) as admin:
             admin.execute("CREATE ROLE observer LOGIN PASSWORD 'looks-only'")
         yield stack
-    finally:
-        stack.down(purge=True)
 
 
 class Postgres:

@@ -17,6 +17,7 @@ import pytest
 
 from broker.devstack.parts import REPOSITORY
 from broker.devstack.stack import DevStack
+from tests.threats.world import wants_heartbeats
 
 AGENT = [sys.executable, "-m", "tests.integration.client.agents"]
 EXEC = [
@@ -38,8 +39,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
     try:
         stack.up()
         # The heartbeat is missed soon, so that the tests need not wait for long.
-        (catalog,) = stack.broker.catalog.iterdir()
-        catalog.write_text(catalog.read_text().replace("heartbeat: 10s", "heartbeat: 1s"))
+        wants_heartbeats(stack, "1s")
         stack.stop_part("broker")
         stack.up()
         yield stack

@@ -18,8 +18,8 @@ from broker.demo.callers import Caller
 from broker.devstack.broker_process import Surroundings
 from broker.devstack.stack import DevStack
 from tests.integration.replicas.network import Network, network
-from tests.integration.replicas.test_replicas import MUST_BE_REFUSED_WITHIN, verified
-from tests.threats.world import World, until
+from tests.integration.replicas.test_replicas import MUST_BE_REFUSED_WITHIN
+from tests.threats.world import World, until, wants_heartbeats
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,7 @@ def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DevStack,
         stack = DevStack(tmp_path_factory.mktemp("apart") / "dev", say=print, around=around)
         try:
             stack.up(with_broker=False, replicas=2)
-            (catalog,) = stack.broker.catalog.iterdir()
-            catalog.write_text(catalog.read_text().replace("heartbeat: 10s", "heartbeat: 3s"))
+            wants_heartbeats(stack, "3s")
             hosts.open_doors([stack.postgres.port, int(stack.vault.address.rpartition(":")[2])])
             stack.up()
             yield stack, hosts
@@ -107,7 +106,7 @@ def test_nobody_waits_for_a_replica_that_is_cut_off_in_the_middle_of_its_work(ap
     until(lambda: not world.users(), "nothing is left")
     until(lambda: not world.rows("SELECT 1 FROM tasks WHERE state <> 'ended'"), "ended")
     assert world.rows("SELECT count(*) FROM leases WHERE state NOT IN ('revoked', 'void')") == [(0,)]
-    verified(world)
+    world.verify_trail()
 
 
 def test_what_was_declared_at_a_replica_that_is_cut_off_is_ended_by_the_other(apart: Apart) -> None:

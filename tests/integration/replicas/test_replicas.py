@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,19 +16,6 @@ from tests.threats.world import World, until
 Kind = tasks_pb2.AttachTaskResponse
 MUST_BE_REFUSED_WITHIN = 5.0
 """Seconds after a replica is gone: what the project promises, and not a measurement."""
-
-
-def verified(world: World) -> str:
-    """What `tasklease audit verify` says of the trail."""
-    config = str(world.stack.broker.config_file)
-    done = subprocess.run(
-        [sys.executable, "-m", "broker", "audit", "verify", "--config", config],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def seconds_until(true: Callable[[], bool], what: str, since: float) -> float:
@@ -58,7 +43,7 @@ def test_a_task_that_was_declared_at_one_is_worked_on_and_ended_at_the_other(wor
         assert world.task(one, task_id).state == tasks_pb2.TASK_STATE_ENDED
         assert not any(world.lets_in(credential) for credential in held)
         assert world.try_acquire(one, task_id).reason == "TASK_NOT_ACTIVE"
-    assert "intact" in verified(world)
+    world.verify_trail()
 
 
 def test_the_same_declaration_at_both_makes_one_task(world: World) -> None:
@@ -127,7 +112,7 @@ def test_one_that_is_killed_while_it_ends_a_task_is_taken_over_from(world: World
     assert not world.stack.is_running("broker"), "the other one did it"
     assert world.users() == set()
     assert world.rows("SELECT count(*) FROM leases WHERE state NOT IN ('revoked', 'void')") == [(0,)]
-    verified(world)
+    world.verify_trail()
 
 
 @pytest.mark.parametrize("step", ACQUIRE)
@@ -150,7 +135,7 @@ def test_one_that_is_killed_while_it_issues_leaves_only_what_a_live_task_owns(
                 assert world.complete(other, task_id).ok
     assert not world.stack.is_running("broker"), "the other one did it"
     until(lambda: not world.users(), "nothing is left")
-    verified(world)
+    world.verify_trail()
 
 
 def test_an_agent_goes_on_with_the_other_and_its_task_lives(world: World) -> None:
@@ -191,7 +176,7 @@ def test_work_that_a_dead_backend_holds_up_is_done_by_one_of_them_when_it_is_bac
     world.stack.start_part("vault")
     until(lambda: not any(world.lets_in(one) for one in held), "refused")
     until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
-    verified(world)
+    world.verify_trail()
 
 
 def test_each_lease_is_revoked_once_when_many_tasks_lapse_at_once(world: World) -> None:

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from broker.adapters.store.postgresql import PostgresStore
-from broker.devstack import postgres
 from broker.devstack.stack import DevStack
+from tests.integration.postgres_alone import postgres_alone
 
 _NUMBERS = itertools.count(1)
 
@@ -43,14 +43,8 @@ class Database:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
-    stack = DevStack(tmp_path_factory.mktemp("database") / "dev", say=print)
-    try:
-        with stack.state.locked():
-            stack.state.make()
-            stack.start_part(postgres.NAME)
+    with postgres_alone(tmp_path_factory.mktemp("database") / "dev") as stack:
         yield stack
-    finally:
-        stack.down(purge=True)
 
 
 @pytest.fixture(scope="session")
