@@ -53,7 +53,10 @@ async def storm(measured: Measured, *, leases: int, tasks: int) -> dict[str, flo
     each = leases // tasks
     async with _room(measured, leases=500), AsyncExitStack() as block:
         bystander = await block.enter_async_context(measured.broker())
-        mine = await block.enter_async_context(bystander.task(TASK_TYPE, intent="bench", roles=[ROLE]))
+        before, mine = [
+            await block.enter_async_context(bystander.task(TASK_TYPE, intent="bench", roles=[ROLE]))
+            for _ in range(2)
+        ]
         doomed: list[Task] = []
         for _ in range(tasks):
             other = await block.enter_async_context(measured.broker())
@@ -61,7 +64,7 @@ async def storm(measured: Measured, *, leases: int, tasks: int) -> dict[str, flo
                 await block.enter_async_context(other.task(TASK_TYPE, intent="bench", roles=[ROLE]))
             )
             await _acquire(doomed[-1], each)
-        usual = [await _timed_acquire(mine) for _ in range(150)]
+        usual = [await _timed_acquire(before) for _ in range(300)]
         release = await mine.acquire(ROLE)
         began = time.perf_counter()
         ending = asyncio.gather(*(task.complete() for task in doomed))
@@ -69,7 +72,7 @@ async def storm(measured: Measured, *, leases: int, tasks: int) -> dict[str, flo
         released = time.perf_counter()
         await release.release()
         released = time.perf_counter() - released
-        while not ending.done() and len(meanwhile) < 300:
+        while not ending.done() and len(meanwhile) < 450:
             meanwhile.append(await _timed_acquire(mine))
         await ending
         lasted = time.perf_counter() - began

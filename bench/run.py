@@ -52,7 +52,7 @@ async def run(console: Console, scale: float) -> dict[str, float]:
             found |= await complete.until_refused(stack, leases=leases, runs=_at_least(runs * scale))
         console.print("500 leases of one task, and a storm")
         found |= await revocation.of_one_task(stack, leases=500, rounds=_at_least(5 * scale))
-        found |= await revocation.storm(stack, leases=1000, tasks=20)
+        found |= await revocation.storm(stack, leases=2000, tasks=40)
         console.print("registry, 1000 entries")
         found |= await asyncio.to_thread(registry.apply, stack, entries=1000, rounds=_at_least(5 * scale))
         console.print("100,000 live leases")  # last: they stay

@@ -93,10 +93,19 @@ class CredentialIssuer(Protocol):
         ...
 
     async def revoke(self, vault_lease_id: VaultLeaseId, *, timeout: timedelta) -> None:
-        """Revoke at the backend before returning, and check that the lease is gone.
+        """Revoke at the backend before returning. A lease that the backend does not know is a success.
 
         Raises:
             CredentialBackendUnavailableError: it is not known to be revoked.
+        """
+        ...
+
+    async def see_that_it_is_gone(self, vault_lease_id: VaultLeaseId, *, timeout: timedelta) -> None:
+        """Look whether the backend still knows a lease: part of every revocation, and not of the one call, because
+        looking disturbs nobody and may be done for many at once.
+
+        Raises:
+            CredentialBackendUnavailableError: it does, or does not say.
         """
         ...
 

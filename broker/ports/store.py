@@ -71,6 +71,14 @@ class AcquireFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseCounts:
+    """How many leases a task has had, and how many of them are not final."""
+
+    ever: int
+    unfinished: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantineStatus:
     """A quarantine, and how much of what it concerns is left."""
 
@@ -152,6 +160,10 @@ class Store(Protocol):
 
     async def leases_of(self, task_id: TaskId) -> tuple[Lease, ...]:
         """Return all leases of a task, oldest first."""
+        ...
+
+    async def lease_counts(self, task_id: TaskId) -> LeaseCounts:
+        """Return how many leases a task has; none for one that does not exist."""
         ...
 
     async def task_tokens(self, task_id: TaskId) -> tuple[TokenAccessor, ...]: ...

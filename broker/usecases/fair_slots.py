@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 
 class FairSlots:
-    """See the module. Of one event loop."""
+    """See the module. Of one event loop. How many at once (at least one) is asked whenever somebody enters or leaves."""
 
-    def __init__(self, at_once: int) -> None:
-        self._free = at_once
+    def __init__(self, at_once: Callable[[], int]) -> None:
+        self._at_once = at_once
+        self._taken = 0
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     @property
@@ -34,11 +35,12 @@ class FairSlots:
             self._leave()
 
     async def _enter(self, key: str) -> None:
-        if self._free:
-            self._free -= 1
+        if not self._waiting and self._is_free():
+            self._taken += 1
             return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, deque()).append(turn)
+        self._let_in()
         try:
             await turn
         except asyncio.CancelledError:
@@ -46,13 +48,19 @@ class FairSlots:
                 self._leave()  # the slot was ours already
             raise
 
+    def _is_free(self) -> bool:
+        return self._taken < max(self._at_once(), 1)
+
     def _leave(self) -> None:
-        while self._waiting:
+        self._taken -= 1
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiting and self._is_free():
             key, turns = self._waiting.popitem(last=False)
             turn = turns.popleft()
             if turns:
                 self._waiting[key] = turns
             if not turn.done():  # else whoever waited has given up
+                self._taken += 1
                 turn.set_result(None)
-                return
-        self._free += 1

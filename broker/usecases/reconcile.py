@@ -232,6 +232,7 @@ class Reconcile:
             if not dry_run:
                 try:
                     await self._issuer.revoke(vault_lease_id, timeout=self._timeout)
+                    await self._issuer.see_that_it_is_gone(vault_lease_id, timeout=self._timeout)
                 except BrokerError as error:
                     trouble = error.reason
             found.findings.append(Finding(kind=FindingKind.STRANDED, subject=vault_lease_id, trouble=trouble))

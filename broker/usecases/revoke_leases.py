@@ -45,11 +45,18 @@ IN_DOUBT_GRACE: Final = timedelta(seconds=3)
 """How long a lease without a Vault lease id is left alone after we gave up on it: Vault gives up a request whose
 client is gone, but not in the same instant, and a credential made after its token was revoked would be missed."""
 
+_TOKENS: Final = ""
+"""Where tokens are revoked, beside the mounts."""
+
 _FIRST_PAUSE: Final = timedelta(milliseconds=500)
 _LONGEST_PAUSE: Final = timedelta(minutes=1)
 _AT_ONCE: Final = 2
-"""Revocations at once for each mount of the backend. Engines do one thing after another: more only wait there, before what
-is issued meanwhile; and a mount whose backend does not answer keeps no other waiting."""
+"""Revocations at once for each mount of the backend, so that it has the next one when it has done with one. Engines do one
+thing after another: more only wait there; and a mount whose backend does not answer keeps no other waiting."""
+_AT_ONCE_BESIDE_ISSUES: Final = 1
+"""While something is being issued, and shortly after: whoever waits for that has one revocation before it, and not two
+(rule R10)."""
+_BESIDE_ISSUES: Final = timedelta(milliseconds=250)
 
 
 class RevokeLeases:
@@ -79,7 +86,8 @@ class RevokeLeases:
         self._events = events
         self._actor = actor
         self._timeout = timeout
-        self._slots: defaultdict[str, FairSlots] = defaultdict(lambda: FairSlots(_AT_ONCE))
+        self._slots: defaultdict[str, FairSlots] = defaultdict(lambda: FairSlots(self._at_once))
+        self._seen_issuing: datetime | None = None
         self._working: dict[LeaseId, asyncio.Future[bool]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self.being_made: Callable[[], AbstractSet[LeaseId]] = frozenset
@@ -102,19 +110,20 @@ class RevokeLeases:
 
     async def finish(self, task_id: TaskId) -> bool:
         """Revoke the tokens of an ending task that holds no lease any more, and say that it has ended."""
-        leases = await self._store.leases_of(task_id)
-        if any(not lease.state.is_final for lease in leases):
+        leases = await self._store.lease_counts(task_id)
+        if leases.unfinished:
             return False
         try:
             for accessor in await self._store.task_tokens(task_id):
-                await self._issuer.revoke_token(accessor, timeout=self._timeout)
+                async with self._slots[_TOKENS].slot(task_id):
+                    await self._issuer.revoke_token(accessor, timeout=self._timeout)
             now = self._clock.now()
             event = AuditEvent(
                 kind=AuditKind.TASK_ENDED,
                 at=now,
                 actor=str(self._actor),
                 task_id=task_id,
-                facts={"leases": len(leases)},
+                facts={"leases": leases.ever},
             )
             await self._store.commit([FinishTask(task_id=task_id, at=now), Append(event=event)])
         except ConflictError:
@@ -175,16 +184,25 @@ class RevokeLeases:
         """Wait for attempts under way (not for ones that insist while Vault is away)."""
         await asyncio.gather(*self._working.values(), return_exceptions=True)
 
+    def _at_once(self) -> int:
+        now = self._clock.now()
+        if self.being_made():
+            self._seen_issuing = now
+        beside = self._seen_issuing is not None and now - self._seen_issuing < _BESIDE_ISSUES
+        return _AT_ONCE_BESIDE_ISSUES if beside else _AT_ONCE
+
     async def _attempt(self, lease: Lease) -> bool:
         if not await self._may_begin(lease, self._clock.now()):
             return False
-        async with self._slots[_mount_of(lease)].slot(lease.task_id):
-            try:
+        try:
+            async with self._slots[_mount_of(lease)].slot(lease.task_id):
                 await self._revoke_at_backend(lease.vault_lease_id, lease.accessor)
-                await self._see_that_it_is_refused(lease)
-            except BrokerError as error:
-                await self._record_failure(lease, error)
-                return False
+            if lease.vault_lease_id is not None:
+                await self._issuer.see_that_it_is_gone(lease.vault_lease_id, timeout=self._timeout)
+            await self._see_that_it_is_refused(lease)
+        except BrokerError as error:
+            await self._record_failure(lease, error)
+            return False
         self._steps.reached("revoke.vault-revoked")
         now = self._clock.now()
         event = AuditEvent(
@@ -309,6 +327,7 @@ class RevokeLeases:
         while True:
             try:
                 await self._issuer.revoke(vault_lease_id, timeout=self._timeout)
+                await self._issuer.see_that_it_is_gone(vault_lease_id, timeout=self._timeout)
             except BrokerError as error:
                 pause = self._pause(attempts)
                 logger.error(
@@ -331,4 +350,4 @@ class RevokeLeases:
 
 def _mount_of(lease: Lease) -> str:
     """What does one thing after another: the first part of a lease's path; tokens have their own."""
-    return "" if lease.vault_lease_id is None else lease.vault_lease_id.partition("/")[0]
+    return _TOKENS if lease.vault_lease_id is None else lease.vault_lease_id.partition("/")[0]

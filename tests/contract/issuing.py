@@ -170,6 +170,14 @@ class IssuerCases:
         await backend.issuer.revoke(credential.vault_lease_id, timeout=PATIENCE)
         assert not await backend.accepts(credential)
 
+    async def test_whether_a_lease_is_gone_is_looked_up(self, backend: Backend) -> None:
+        credential = await issued(backend, await opened(backend))
+        with pytest.raises(CredentialBackendUnavailableError):
+            await backend.issuer.see_that_it_is_gone(credential.vault_lease_id, timeout=PATIENCE)
+        await backend.issuer.revoke(credential.vault_lease_id, timeout=PATIENCE)
+        for lease_id in (credential.vault_lease_id, NO_LEASE):
+            await backend.issuer.see_that_it_is_gone(lease_id, timeout=PATIENCE)
+
     async def test_revoking_what_is_unknown_or_revoked_is_a_success(self, backend: Backend) -> None:
         grant = await opened(backend)
         credential = await issued(backend, grant)

@@ -16,7 +16,7 @@ from broker.domain.errors import FieldInvalidError
 from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor, VaultLeaseId
 from broker.domain.lease import Lease, LeaseState, RevokeCause
 from broker.domain.task import EndCause, Outcome, Task, TaskState
-from broker.ports.store import Conflict, ConflictError, LeaseFilter, LeasePage, Store
+from broker.ports.store import Conflict, ConflictError, LeaseCounts, LeaseFilter, LeasePage, Store
 from tests.fakes.samples import LEASE, OTHER, OWNER, TASK, a_lease, a_task, an_end, an_event
 from tests.fakes.system import NOON
 
@@ -378,6 +378,16 @@ class LeaseCases:
         again = c.CreateLease(lease=a_lease("lease-b", idempotency_key="key"), max_live=MANY)
         assert await refused(store, again) is Conflict.LEASE_KEY_TAKEN
         assert (await store.acquire_facts(TASK, "key")).holds_key == first
+
+    async def test_leases_are_counted_all_and_unfinished(self, store: Store) -> None:
+        await add_task(store)
+        await add_task(store, a_task("task-b"))
+        await add_lease(store, a_lease("lease-of-another", task_id="task-b"))
+        assert await store.lease_counts(TASK) == LeaseCounts(ever=0, unfinished=0)
+        for n, state in enumerate(LeaseState):
+            await add_lease(store, a_lease(f"lease-{n}", idempotency_key=f"key-{n}"), state)
+        assert await store.lease_counts(TASK) == LeaseCounts(ever=5, unfinished=3)
+        assert await store.lease_counts(NEVER) == LeaseCounts(ever=0, unfinished=0)
 
     async def test_a_taken_key_of_a_lease_is_told_before_a_limit(self, store: Store) -> None:
         await add_task(store)

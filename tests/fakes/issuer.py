@@ -71,6 +71,8 @@ class FakeIssuer:
     def __init__(self) -> None:
         self.away = False
         self.loses_answers = False
+        self.deaf_to: set[str] = set()
+        """Operations that are answered with success and do nothing."""
         self.refuses: set[str] = set()
         """Roles that the backend does not know."""
         self.least_ttl = timedelta()
@@ -172,8 +174,14 @@ class FakeIssuer:
 
     async def revoke(self, vault_lease_id: VaultLeaseId, *, timeout: timedelta) -> None:
         await self._answer(Call(operation="revoke", about=vault_lease_id, timeout=timeout))
-        self.leases.pop(vault_lease_id, None)
+        if "revoke" not in self.deaf_to:
+            self.leases.pop(vault_lease_id, None)
         self._lose_answer()
+
+    async def see_that_it_is_gone(self, vault_lease_id: VaultLeaseId, *, timeout: timedelta) -> None:
+        await self._answer(Call(operation="look", about=vault_lease_id, timeout=timeout))
+        if vault_lease_id in self.leases:
+            raise CredentialBackendUnavailableError
 
     async def revoke_token(self, accessor: TokenAccessor, *, timeout: timedelta) -> None:
         await self._answer(Call(operation="revoke_token", about=accessor, timeout=timeout))

@@ -27,6 +27,7 @@ from broker.ports.store import (
     AcquireFacts,
     Conflict,
     ConflictError,
+    LeaseCounts,
     LeaseFilter,
     LeasePage,
     OwnedLease,
@@ -133,6 +134,10 @@ class FakeStore:
     async def leases_of(self, task_id: TaskId) -> tuple[Lease, ...]:
         found = self._leases(lambda lease: lease.task_id == task_id)
         return tuple(sorted(found, key=lambda lease: (lease.intended_at, lease.lease_id)))
+
+    async def lease_counts(self, task_id: TaskId) -> LeaseCounts:
+        leases = self._leases(lambda lease: lease.task_id == task_id)
+        return LeaseCounts(ever=len(leases), unfinished=sum(map(_is_open, leases)))
 
     async def task_tokens(self, task_id: TaskId) -> tuple[TokenAccessor, ...]:
         self._check()

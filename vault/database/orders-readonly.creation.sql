@@ -1,3 +1,2 @@
 CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' INHERIT;
 GRANT orders_reader TO "{{name}}";
-GRANT "{{name}}" TO vault_admin;

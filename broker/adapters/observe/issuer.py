@@ -44,6 +44,11 @@ class WatchedIssuer:
         with self._observer.watch(Kind.VAULT, "revoke"):
             await self._issuer.revoke(vault_lease_id, timeout=timeout)
 
+    async def see_that_it_is_gone(self, vault_lease_id: VaultLeaseId, *, timeout: timedelta) -> None:
+        """See ports.issuing."""
+        with self._observer.watch(Kind.VAULT, "look"):
+            await self._issuer.see_that_it_is_gone(vault_lease_id, timeout=timeout)
+
     async def revoke_token(self, accessor: TokenAccessor, *, timeout: timedelta) -> None:
         """See ports.issuing."""
         with self._observer.watch(Kind.VAULT, "revoke_token"):

@@ -24,7 +24,14 @@ from broker.domain.lease import Lease, LeaseState
 from broker.domain.quarantine import Quarantine, QuarantineTarget, TargetKind
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
-from broker.ports.store import AcquireFacts, QuarantinePage, QuarantineStatus, StoreFigures, TaskPage
+from broker.ports.store import (
+    AcquireFacts,
+    LeaseCounts,
+    QuarantinePage,
+    QuarantineStatus,
+    StoreFigures,
+    TaskPage,
+)
 
 _ACTIVE = TaskState.ACTIVE.value
 _OPEN = (LeaseState.INTENDED.value, LeaseState.LIVE.value, LeaseState.REVOKING.value)
@@ -38,6 +45,11 @@ _LEASES_OF = Statement(
     select(leases)
     .where(leases.c.task_id == bindparam("b_task"))
     .order_by(leases.c.intended_at, leases.c.lease_id)
+)
+_LEASE_COUNTS = Statement(
+    select(leases.c.state, func.count().label("number"))
+    .where(leases.c.task_id == bindparam("b_task"))
+    .group_by(leases.c.state)
 )
 _TOKENS = Statement(
     select(task_tokens.c.accessor)
@@ -218,6 +230,12 @@ def task_tokens_of(session: Session, task_id: TaskId) -> tuple[TokenAccessor, ..
     return tuple(TokenAccessor(row["accessor"]) for row in session.rows(_TOKENS, b_task=task_id))
 
 
+def lease_counts(session: Session, task_id: TaskId) -> LeaseCounts:
+    """How many leases a task has."""
+    numbers = {row["state"]: row["number"] for row in session.rows(_LEASE_COUNTS, b_task=task_id)}
+    return LeaseCounts(ever=sum(numbers.values()), unfinished=sum(numbers.get(state, 0) for state in _OPEN))
+
+
 def acquire_facts(session: Session, task_id: TaskId, key: str) -> AcquireFacts:
     """A task and its past, for an acquire."""
     under_key = _leases(session.rows(_BY_KEY, b_task=task_id, b_key=key))
@@ -248,16 +266,6 @@ def leases_due_for_renewal(session: Session, before: datetime, limit: int) -> tu
 def leases_expired(session: Session, now: datetime, limit: int) -> tuple[Lease, ...]:
     """Live leases whose time ran out."""
     return _leases(session.rows(EXPIRED, b_now=now, b_limit=limit))
-
-
-def leases_to_revoke(session: Session, now: datetime, limit: int) -> tuple[Lease, ...]:
-    """Revoking leases whose next attempt is due and waits for no other lease."""
-    return _leases(session.rows(TO_REVOKE, b_now=now, b_limit=limit))
-
-
-def leases_intended(session: Session, before: datetime, limit: int) -> tuple[Lease, ...]:
-    """Leases that were intended before `before` and still are."""
-    return _leases(session.rows(INTENDED, b_before=before, b_limit=limit))
 
 
 def quarantines(session: Session) -> tuple[Quarantine, ...]:

@@ -35,6 +35,7 @@ from broker.domain.task import Task, TaskState
 from broker.ports.store import (
     AcquireFacts,
     ConflictError,
+    LeaseCounts,
     LeaseFilter,
     LeasePage,
     QuarantinePage,
@@ -150,6 +151,10 @@ class SqlStore(ABC):
     async def leases_of(self, task_id: TaskId) -> tuple[Lease, ...]:
         """A task's leases, oldest first."""
         return await self._read(reading.leases_of, task_id)
+
+    async def lease_counts(self, task_id: TaskId) -> LeaseCounts:
+        """How many leases a task has."""
+        return await self._read(reading.lease_counts, task_id)
 
     async def task_tokens(self, task_id: TaskId) -> tuple[TokenAccessor, ...]:
         """Accessors of a task's tokens."""

@@ -13,7 +13,7 @@ class Work:
     """Who is at work, and who was, in which order."""
 
     def __init__(self, at_once: int) -> None:
-        self.slots = FairSlots(at_once)
+        self.slots = FairSlots(lambda: at_once)
         self.order: list[str] = []
         self.now = 0
         self.most = 0
@@ -64,7 +64,7 @@ async def test_one_that_gives_up_keeps_no_slot() -> None:
 
 
 async def test_one_that_is_cancelled_in_the_moment_of_its_turn_passes_it_on() -> None:
-    slots = FairSlots(1)
+    slots = FairSlots(lambda: 1)
     await slots._enter("a")
     second = asyncio.create_task(slots._enter("b"))
     third = asyncio.create_task(slots._enter("c"))
@@ -74,6 +74,25 @@ async def test_one_that_is_cancelled_in_the_moment_of_its_turn_passes_it_on() ->
     await settle()
     assert second.cancelled()
     assert third.done()
+
+
+async def test_fewer_at_once_are_let_in_from_the_moment_on_that_there_may_only_be_fewer() -> None:
+    allowed = 2
+    slots = FairSlots(lambda: allowed)
+    entering = [asyncio.create_task(slots._enter(key)) for key in "abcd"]
+    await settle()
+    assert [one.done() for one in entering] == [True, True, False, False]
+    allowed = 1
+    slots._leave()
+    await settle()
+    assert [one.done() for one in entering] == [True, True, False, False]
+    slots._leave()
+    await settle()
+    assert [one.done() for one in entering] == [True, True, True, False]
+    allowed = 0  # at least one, always
+    slots._leave()
+    await settle()
+    assert all(one.done() for one in entering)
 
 
 @given(

@@ -13,6 +13,7 @@ from broker.domain.audit import AuditKind
 from broker.domain.catalog import Catalog
 from broker.domain.changes import ConfirmRevoked, CreateLease, PostponeRevocation, RevokeLease
 from broker.domain.errors import CredentialBackendUnavailableError, StoreUnavailableError
+from broker.domain.identifiers import LeaseId
 from broker.domain.lease import Lease, LeaseState, RevokeCause
 from broker.domain.task import Outcome, Scope, Task, TaskState
 from broker.usecases.revoke_leases import IN_DOUBT_GRACE
@@ -106,6 +107,29 @@ async def test_no_more_than_a_few_leases_are_revoked_at_once(broker: Broker) -> 
         assert broker.issuer.count("revoke") == 2
         hold.let_go.set()
         assert await asyncio.gather(*work) == [True] * 9
+
+
+async def test_beside_what_is_being_issued_one_at_a_time_is_revoked(broker: Broker) -> None:
+    task = await broker.declared()
+    leases = [await revoking(broker, task, key) for key in ("one", "two", "three")]
+    being_made = {LeaseId("lease-being-made")}
+    broker.revoke_leases.being_made = lambda: being_made
+    with broker.issuer.holding("revoke") as hold:
+        work = [asyncio.create_task(broker.revoke_leases.attempt(lease)) for lease in leases]
+        await asked(broker.issuer, "revoke", 1)
+        await settle()
+        assert broker.issuer.count("revoke") == 1
+        hold.let_go.set()
+        assert await asyncio.gather(*work) == [True] * 3
+
+
+async def test_a_lease_that_the_backend_still_knows_is_not_called_revoked(broker: Broker) -> None:
+    lease = await revoking(broker)
+    broker.issuer.deaf_to.add("revoke")
+    assert not await broker.revoke_leases.attempt(lease)
+    assert (await broker.lease(lease.lease_id)).state is LeaseState.REVOKING
+    broker.issuer.deaf_to.clear()
+    assert await broker.revoke_leases.attempt(await broker.lease(lease.lease_id))
 
 
 async def test_a_mount_that_does_not_answer_keeps_no_other_waiting() -> None:

@@ -51,6 +51,7 @@ AS_BROKER: dict[str, tuple[str, Work]] = {
     "open a task": (CREATE, lambda issuer: issuer.open_task(TASK, [a_role()], SOON, timeout=SOON)),
     "renew": ("sys/leases/renew", lambda issuer: issuer.renew(LEASE, SOON, timeout=SOON)),
     "revoke": ("sys/leases/revoke", lambda issuer: issuer.revoke(LEASE, timeout=SOON)),
+    "look": ("sys/leases/lookup", lambda issuer: issuer.see_that_it_is_gone(LEASE, timeout=SOON)),
     "revoke a token": (
         "auth/token/revoke-accessor",
         lambda issuer: issuer.revoke_token(ACCESSOR, timeout=SOON),
@@ -250,14 +251,18 @@ async def test_a_renewal_without_a_duration_is_none(vault: TinyVault, issuer: Va
         await issuer.renew(LEASE, SOON, timeout=SOON)
 
 
-async def test_revoking_waits_for_the_backend_and_then_looks(
-    vault: TinyVault, issuer: VaultCredentialIssuer
-) -> None:
+async def test_revoking_waits_for_the_backend(vault: TinyVault, issuer: VaultCredentialIssuer) -> None:
     vault.on("sys/leases/revoke", Answer(status=204))
-    vault.on("sys/leases/lookup", refusal(400, "invalid lease"))
     await issuer.revoke(LEASE, timeout=SOON)
     (asked,) = vault.on_path("sys/leases/revoke")
     assert (asked.token, asked.body) == (BROKER_TOKEN, {"lease_id": LEASE, "sync": True})
+
+
+async def test_a_lease_that_vault_does_not_know_is_gone(
+    vault: TinyVault, issuer: VaultCredentialIssuer
+) -> None:
+    vault.on("sys/leases/lookup", refusal(400, "invalid lease"))
+    await issuer.see_that_it_is_gone(LEASE, timeout=SOON)
     (asked,) = vault.on_path("sys/leases/lookup")
     assert asked.body == {"lease_id": LEASE}
 
@@ -267,13 +272,12 @@ async def test_revoking_waits_for_the_backend_and_then_looks(
     [Answer(body={"data": {"id": LEASE}}), refusal(400, "other"), refusal(403), refusal(500), HANG_UP],
     ids=["still there", "another refusal", "forbidden", "a failure", "no answer"],
 )
-async def test_a_lease_is_not_called_revoked_before_vault_no_longer_knows_it(
+async def test_a_lease_is_not_gone_before_vault_no_longer_knows_it(
     vault: TinyVault, issuer: VaultCredentialIssuer, lookup: Answer
 ) -> None:
-    vault.on("sys/leases/revoke", Answer(status=204))
     vault.on("sys/leases/lookup", lookup)
     with pytest.raises(CredentialBackendUnavailableError):
-        await issuer.revoke(LEASE, timeout=SOON)
+        await issuer.see_that_it_is_gone(LEASE, timeout=SOON)
 
 
 async def test_a_backend_that_fails_to_revoke_has_not_revoked(
