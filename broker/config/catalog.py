@@ -32,13 +32,13 @@ from broker.config.reading import (
 from broker.domain.catalog import (
     AgentClass,
     Catalog,
-    Classification,
     CredentialRole,
     Destination,
     IssueMethod,
     Revocation,
     TaskType,
 )
+from broker.domain.classification import Classification
 from broker.domain.engines import ENGINES, Engine
 
 LONGEST_UNREVOCABLE: Final = timedelta(minutes=15)

@@ -10,18 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from types import MappingProxyType
 
 from broker.domain.attestation import DEFAULT_ATTESTATION, Attestation, expand
+from broker.domain.chain_rule import ChainRule
+from broker.domain.classification import Classification
+from broker.domain.effects import EVERY_VERB, EVERYTHING, Effect, Verb, fill_in
 from broker.domain.engines import Engine
-
-
-class Classification(StrEnum):
-    """How sensitive the data behind a role is, from least to most."""
-
-    PUBLIC = "public"
-    INTERNAL = "internal"
-    CONFIDENTIAL = "confidential"
-    RESTRICTED = "restricted"
+from broker.domain.flows import Origin, Reads, Writes
 
 
 class IssueMethod(StrEnum):
@@ -46,6 +42,9 @@ class Destination:
     port: int
     scheme: str
 
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}:{self.port}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialRole:
@@ -65,6 +64,21 @@ class CredentialRole:
     revocation: Revocation
     verified_by: str | None = None
     """The role with whose credentials the broker asks the backend whether it refuses what was revoked."""
+    verbs: frozenset[Verb] = EVERY_VERB
+    """What can be done with it; every verb where the catalog does not say."""
+    resource: str = EVERYTHING
+    origin: Origin = Origin.TRUSTED
+    writes: Writes = Writes.NOTHING
+
+    @property
+    def effect(self) -> Effect:
+        """What can be done with a credential of it."""
+        return Effect(verbs=self.verbs, resource=self.resource, destination=str(self.destination))
+
+    @property
+    def reads(self) -> Reads:
+        """What a task reads with it."""
+        return Reads(classification=self.classification, origin=self.origin)
 
     @property
     def vault_path(self) -> str:
@@ -75,6 +89,53 @@ class CredentialRole:
     def vault_policy(self) -> str:
         """Name of the one static Vault policy that allows this role and nothing else."""
         return f"tasklease-role-{self.name}"
+
+
+class AttributeType(StrEnum):
+    """What an argument is to policies."""
+
+    STRING = "string"
+    INTEGER = "integer"
+    BOOLEAN = "boolean"
+    STRINGS = "strings"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obligations:
+    """What whoever runs a tool has to do with what it returns, or needs for it."""
+
+    redact: tuple[str, ...] = ()
+    """Fields of the result that the agent must not see."""
+    limit_rows: int | None = None
+    credential_role: str | None = None
+    """The role to acquire for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """What an agent can call."""
+
+    name: str
+    description: str
+    verb: Verb
+    resource: str
+    """A path; `{name}` stands for an argument, filled in at the call."""
+    destination: Destination | None
+    reads: Reads
+    writes: Writes
+    arguments: Mapping[str, object]
+    """JSON Schema of the arguments."""
+    attributes: Mapping[str, AttributeType]
+    """Arguments that policies may look at."""
+    obligations: Obligations = Obligations()
+
+    def effect(self, arguments: Mapping[str, object]) -> Effect:
+        """What a call with these arguments does."""
+        return Effect(
+            verbs=frozenset({self.verb}),
+            resource=fill_in(self.resource, arguments),
+            destination="" if self.destination is None else str(self.destination),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +149,10 @@ class TaskType:
     max_duration: timedelta
     heartbeat: timedelta
     max_leases: int
+    tools: frozenset[str] = frozenset()
+    chain: ChainRule = ChainRule()
+    max_actions: int = 1000
+    """How long a task's chain may get."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +193,7 @@ class Catalog:
     task_types: Mapping[str, TaskType]
     credential_roles: Mapping[str, CredentialRole]
     digest: str
+    tools: Mapping[str, Tool] = field(default_factory=lambda: MappingProxyType({}))
     trust_domains: frozenset[str] = field(init=False)
     """Those that have a class."""
 

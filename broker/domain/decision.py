@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from broker.domain.catalog import CredentialRole
+from broker.domain.actions import Chain
+from broker.domain.catalog import CredentialRole, Tool
+from broker.domain.effects import Effect
 from broker.domain.errors import DenialClass
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Scope, Task
@@ -67,9 +69,41 @@ class AcquireContext:
     live_leases: int
     earlier_denials: int
     at: datetime
+    chain: Chain = Chain()
+    oldest_lease: datetime | None = None
+    """When the oldest of the live leases was issued."""
 
 
-def as_facts(context: DeclareContext | AcquireContext) -> Mapping[str, object]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallContext:
+    """What is known when a tool is to be called. Asserted by the agent: the arguments, the fingerprint."""
+
+    caller: SpiffeId
+    task: Task
+    tool_name: str
+    tool: Tool | None
+    """The catalog's entry; None when unlisted."""
+    arguments: Mapping[str, object]
+    arguments_digest: str
+    effect: Effect | None
+    fingerprint: Fingerprint
+    live_leases: int
+    earlier_denials: int
+    at: datetime
+    chain: Chain
+    oldest_lease: datetime | None = None
+
+
+class Fingerprint(StrEnum):
+    """What the agent says of its model, prompt and tool schemas, against what it said when it declared the task."""
+
+    SAME = "same"
+    ABSENT = "absent"
+    """It said nothing: at the declaration, or now."""
+    CHANGED = "changed"
+
+
+def as_facts(context: DeclareContext | AcquireContext | CallContext) -> Mapping[str, object]:
     """The context as plain data, for the audit record of the decision. Holds no secret."""
     match context:
         case DeclareContext():
@@ -91,5 +125,18 @@ def as_facts(context: DeclareContext | AcquireContext) -> Mapping[str, object]:
             if context.role is not None:
                 destination = context.role.destination
                 facts["classification"] = context.role.classification.value
-                facts["destination"] = f"{destination.scheme}://{destination.host}:{destination.port}"
+                facts["destination"] = str(destination)
             return facts
+        case CallContext():
+            return {
+                "task_type": context.task.task_type,
+                "environment": context.task.environment,
+                "tool": context.tool_name,
+                "effect": "" if context.effect is None else context.effect.as_text(),
+                "arguments_sha256": context.arguments_digest,
+                "fingerprint": context.fingerprint.value,
+                "position": context.chain.length + 1,
+                "labels": sorted(context.chain.labels),
+                "earlier_denials": context.earlier_denials,
+                "live_leases": context.live_leases,
+            }

@@ -125,6 +125,31 @@ class RoleNotAllowedError(DeniedError):
     reason = "ROLE_NOT_ALLOWED"
 
 
+class ToolNotAllowedError(DeniedError):
+    """Not a tool of the task type, or not of the declared scope."""
+
+    reason = "TOOL_NOT_ALLOWED"
+
+
+class EffectDeniedError(DeniedError):
+    """What it would do was denied before: to this task, or to this instance a short while ago (rule R9)."""
+
+    reason = "EFFECT_DENIED"
+
+
+class StepNotAllowedError(DeniedError):
+    """The task type's chain has no place for this step, now or for good."""
+
+    reason = "STEP_NOT_ALLOWED"
+    denial_class = DenialClass.TRANSIENT
+
+
+class FingerprintChangedError(DeniedError):
+    """Model, prompt or tool schemas are not those of the declaration: the task ends."""
+
+    reason = "FINGERPRINT_CHANGED"
+
+
 class PolicyDeniedError(DeniedError):
     """A policy forbids it, or the engine could not decide."""
 
@@ -176,6 +201,15 @@ class LeaseNotFoundError(NotFoundError):
 
     def __init__(self) -> None:
         super().__init__("no such lease")
+
+
+class ActionNotFoundError(NotFoundError):
+    """No such action, or not one of the caller's task."""
+
+    reason = "ACTION_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("there is no such action of yours")
 
 
 class QuarantineNotFoundError(NotFoundError):
@@ -279,6 +313,15 @@ class LeaseLimitReachedError(LimitReachedError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"the task has {limit} live leases, as many as allowed: release one first")
+
+
+class ActionLimitReachedError(LimitReachedError):
+    """The task's chain is as long as its type allows, or has as many denials as anybody gets."""
+
+    reason = "ACTION_LIMIT_REACHED"
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"{text}: complete the task and declare another one")
 
 
 class RateLimitedError(LimitReachedError):

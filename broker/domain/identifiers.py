@@ -13,6 +13,9 @@ TaskId = NewType("TaskId", str)
 LeaseId = NewType("LeaseId", str)
 """`lease-` and 26 characters of Crockford base 32. The broker's own id, not Vault's."""
 
+ActionId = NewType("ActionId", str)
+"""`action-` and 26 characters of Crockford base 32: one decided use of a tool or a credential."""
+
 VaultLeaseId = NewType("VaultLeaseId", str)
 """What Vault calls the lease, for example `database/creds/orders-readonly/9ZqB…`. Not a secret."""
 

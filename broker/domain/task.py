@@ -71,6 +71,7 @@ class Scope:
     """What a task may use; never grows."""
 
     roles: frozenset[str]
+    tools: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

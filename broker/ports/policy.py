@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from broker.domain.catalog import Catalog
-from broker.domain.decision import AcquireContext, Decision, DeclareContext
+from broker.domain.decision import AcquireContext, CallContext, Decision, DeclareContext
 
 
 class CatalogSource(Protocol):
@@ -20,3 +20,9 @@ class PolicyEngine(Protocol):
     def decide_declaration(self, context: DeclareContext, catalog: Catalog) -> Decision: ...
 
     def decide_acquisition(self, context: AcquireContext, catalog: Catalog) -> Decision: ...
+
+    def decide_call(self, context: CallContext, catalog: Catalog) -> Decision: ...
+
+    def could_allow_call(self, context: CallContext, catalog: Catalog) -> bool:
+        """Whether there are arguments with which `decide_call` would allow it; those of the context are not looked at."""
+        ...

@@ -11,10 +11,14 @@ from broker.domain.errors import (
     AgentClassUnknownError,
     DenialClass,
     DeniedError,
+    EffectDeniedError,
     EnvironmentNotAllowedError,
+    FingerprintChangedError,
     PolicyDeniedError,
     RoleNotAllowedError,
+    StepNotAllowedError,
     TaskTypeNotAllowedError,
+    ToolNotAllowedError,
 )
 
 logger = logging.getLogger(__name__)
@@ -23,10 +27,14 @@ _ERRORS: dict[str, type[DeniedError]] = {
     error.reason: error
     for error in (
         AgentClassUnknownError,
+        EffectDeniedError,
         EnvironmentNotAllowedError,
+        FingerprintChangedError,
         PolicyDeniedError,
         RoleNotAllowedError,
+        StepNotAllowedError,
         TaskTypeNotAllowedError,
+        ToolNotAllowedError,
     )
 }
 

@@ -10,13 +10,13 @@ from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.catalog import (
     AgentClass,
     Catalog,
-    Classification,
     CredentialRole,
     Destination,
     IssueMethod,
     Revocation,
     TaskType,
 )
+from broker.domain.classification import Classification
 from broker.domain.engines import Engine
 from broker.domain.identifiers import LeaseId, RequestId, TaskId, TokenAccessor
 from broker.domain.lease import Lease

@@ -7,15 +7,17 @@ environment, roles, declared scope. Each verdict names the catalog entries that 
 from __future__ import annotations
 
 from broker.domain.catalog import Catalog
-from broker.domain.decision import AcquireContext, Decision, DeclareContext, Verdict
+from broker.domain.decision import AcquireContext, CallContext, Decision, DeclareContext, Verdict
 from broker.domain.errors import (
     AgentClassUnknownError,
     DenialClass,
     EnvironmentNotAllowedError,
     RoleNotAllowedError,
     TaskTypeNotAllowedError,
+    ToolNotAllowedError,
 )
 from broker.domain.spiffe import SpiffeId
+from broker.domain.task import Task
 
 
 class CatalogBoundsPolicy:
@@ -50,11 +52,64 @@ class CatalogBoundsPolicy:
                 RoleNotAllowedError.reason,
                 f"task type {task_type.name!r} has no role {beyond[0]!r}",
             )
+        beyond = sorted(
+            tool for tool in context.scope.tools if tool not in task_type.tools or tool not in catalog.tools
+        )
+        if beyond:
+            return _deny(
+                f"task-type/{task_type.name}",
+                ToolNotAllowedError.reason,
+                f"task type {task_type.name!r} has no tool {beyond[0]!r}",
+            )
         return _allow(f"agent-class/{agent_class.name}", f"task-type/{task_type.name}")
 
     def decide_acquisition(self, context: AcquireContext, catalog: Catalog) -> Decision:
         """Allow a role of the declared scope that the catalog, as it is now, still gives the task's type."""
         task = context.task
+        refused = self._refused_task(task, catalog)
+        if refused is not None:
+            return refused
+        if context.role_name not in task.scope.roles:
+            return _deny(
+                "scope",
+                RoleNotAllowedError.reason,
+                f"role {context.role_name!r} is not in the scope that the task declared",
+            )
+        if context.role is None or context.role_name not in catalog.task_types[task.task_type].roles:
+            return _deny(
+                f"task-type/{task.task_type}",
+                RoleNotAllowedError.reason,
+                f"role {context.role_name!r} is no longer one of task type {task.task_type!r}",
+            )
+        return _allow(f"task-type/{task.task_type}", f"credential-role/{context.role_name}", "scope")
+
+    def decide_call(self, context: CallContext, catalog: Catalog) -> Decision:
+        """Allow a tool of the declared scope that the catalog, as it is now, still gives the task's type."""
+        task = context.task
+        refused = self._refused_task(task, catalog)
+        if refused is not None:
+            return refused
+        if context.tool_name not in task.scope.tools:
+            return _deny(
+                "scope",
+                ToolNotAllowedError.reason,
+                f"tool {context.tool_name!r} is not in the scope that the task declared",
+            )
+        if context.tool is None or context.tool_name not in catalog.task_types[task.task_type].tools:
+            return _deny(
+                f"task-type/{task.task_type}",
+                ToolNotAllowedError.reason,
+                f"tool {context.tool_name!r} is no longer one of task type {task.task_type!r}",
+            )
+        return _allow(f"task-type/{task.task_type}", f"tool/{context.tool_name}", "scope")
+
+    def could_allow_call(self, context: CallContext, catalog: Catalog) -> bool:
+        """The catalog does not look at arguments."""
+        return self.decide_call(context, catalog).allowed
+
+    @staticmethod
+    def _refused_task(task: Task, catalog: Catalog) -> Decision | None:
+        """Why nothing at all is allowed to the task any more."""
         agent_class = catalog.agent_class(task.owner.trust_domain, task.agent_class)
         if agent_class is None:
             return _deny_class(task.agent_class, task.owner)
@@ -71,19 +126,7 @@ class CatalogBoundsPolicy:
                 EnvironmentNotAllowedError.reason,
                 f"environment {task.environment!r} is no longer the one of task type {task_type.name!r}",
             )
-        if context.role_name not in task.scope.roles:
-            return _deny(
-                "scope",
-                RoleNotAllowedError.reason,
-                f"role {context.role_name!r} is not in the scope that the task declared",
-            )
-        if context.role is None or context.role_name not in task_type.roles:
-            return _deny(
-                f"task-type/{task_type.name}",
-                RoleNotAllowedError.reason,
-                f"role {context.role_name!r} is no longer one of task type {task_type.name!r}",
-            )
-        return _allow(f"task-type/{task_type.name}", f"credential-role/{context.role_name}", "scope")
+        return None
 
 
 def _allow(*policies: str) -> Decision:

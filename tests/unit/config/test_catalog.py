@@ -11,7 +11,8 @@ import pytest
 
 from broker.config.catalog import load_catalog
 from broker.config.reading import ConfigError, Problem
-from broker.domain.catalog import Classification, Destination, IssueMethod, Revocation
+from broker.domain.catalog import Destination, IssueMethod, Revocation
+from broker.domain.classification import Classification
 from broker.domain.engines import Engine
 from tests.unit.config.texts import CATALOG, with_line, write
 

@@ -1,0 +1,130 @@
+"""Actions: each use of a tool or a credential that was decided, allowed or not; a task's actions in order are its chain."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+
+from broker.domain.effects import Effect
+from broker.domain.errors import DenialClass
+from broker.domain.identifiers import ActionId, TaskId
+
+
+class ActionKind(StrEnum):
+    """What was asked for."""
+
+    TOOL = "tool"
+    CREDENTIAL = "credential"
+
+
+class ActionOutcome(StrEnum):
+    """How an allowed action went, as the agent says."""
+
+    OPEN = "open"
+    """Not said yet."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    NOT_DONE = "not-done"
+    """It was allowed, and the agent did not do it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """One link of a chain."""
+
+    action_id: ActionId
+    task_id: TaskId
+    position: int
+    """1 for the first of its task, without gaps."""
+    kind: ActionKind
+    name: str
+    """The tool's or the role's."""
+    effect: Effect
+    arguments_digest: str
+    at: datetime
+    allowed: bool
+    reason: str = ""
+    """The wire's reason when it was refused."""
+    denial_class: DenialClass | None = None
+    labels: frozenset[str] = frozenset()
+    """What the task is labelled with because of it."""
+    outcome: ActionOutcome = ActionOutcome.OPEN
+    closed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeniedEffect:
+    """An effect that stays denied: for its task as long as that lives, for the instance until `until`."""
+
+    task_id: TaskId
+    owner: str
+    effect: Effect
+    name: str
+    """What was refused: a tool or a role."""
+    reason: str
+    denial_class: DenialClass
+    at: datetime
+    until: datetime
+
+    def holds(self, task_id: TaskId, effect: Effect, now: datetime) -> bool:
+        """Whether it denies this effect to this task of the same instance."""
+        return (task_id == self.task_id or now < self.until) and self.effect.touches(effect)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """What a task has done so far, as far as a decision needs it."""
+
+    length: int = 0
+    """All of them, the refused ones as well: the position of the last one."""
+    steps: tuple[str, ...] = ()
+    """Names of those that were allowed, in order."""
+    times: Mapping[str, tuple[datetime, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """When each name was allowed, oldest first."""
+    labels: frozenset[str] = frozenset()
+    denials: int = 0
+    failures: int = 0
+    last: str = ""
+    last_refused: str = ""
+
+    def after(self, action: Action) -> Chain:
+        """With one more at its end.
+
+        Raises:
+            ValueError: it is not the next one.
+        """
+        if action.position != self.length + 1:
+            message = f"action {action.position} does not follow {self.length}"
+            raise ValueError(message)
+        if not action.allowed:
+            return replace(
+                self, length=action.position, denials=self.denials + 1, last_refused=action.name
+            )
+        earlier = self.times.get(action.name, ())
+        return replace(
+            self,
+            length=action.position,
+            steps=(*self.steps, action.name),
+            times=MappingProxyType({**self.times, action.name: (*earlier, action.at)}),
+            labels=self.labels | action.labels,
+            last=action.name,
+        )
+
+
+def chain_of(actions: Sequence[Action]) -> Chain:
+    """The chain that these actions, all of one task and in order, make."""
+    chain = Chain()
+    for action in actions:
+        chain = chain.after(action)
+    return chain
+
+
+def digest_of(arguments: Mapping[str, object]) -> str:
+    """SHA-256 (hex) of the arguments in one form: sorted, without spaces, in UTF-8."""
+    text = json.dumps(arguments, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
