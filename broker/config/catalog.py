@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +18,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ruamel.yaml.comments import CommentedMap
 
 from broker.config.agent_classes import ATTESTATIONS, AgentClassModel, confused, misplaced
+from broker.config.catalog_roles import CredentialRoleModel
+from broker.config.catalog_tools import (
+    ChainModel,
+    DestinationModel,
+    ObligationsModel,
+    ReadsModel,
+    StepLimitModel,
+    ToolModel,
+)
 from broker.config.fields import LONGEST, Duration, Name, Text
 from broker.config.reading import (
     ConfigError,
@@ -31,99 +39,17 @@ from broker.config.reading import (
 )
 from broker.domain.catalog import (
     AgentClass,
+    AttributeType,
     Catalog,
     CredentialRole,
-    Destination,
     IssueMethod,
-    Revocation,
     TaskType,
 )
-from broker.domain.classification import Classification
-from broker.domain.engines import ENGINES, Engine
-
-LONGEST_UNREVOCABLE: Final = timedelta(minutes=15)
-
-_PARAMETER_NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
-_LONGEST_PARAMETER: Final = 1024
+from broker.domain.engines import ENGINES
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DestinationModel(_Model):
-    """Where a credential is meant to be used."""
-
-    host: Annotated[str, Field(min_length=1, max_length=253)]
-    port: Annotated[int, Field(ge=1, le=65535, strict=True)]
-    scheme: Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]{0,31}$")]
-
-
-class CredentialRoleModel(_Model):
-    """A Vault dynamic-secret role that tasks may draw on."""
-
-    description: Text = ""
-    engine: Engine
-    mount: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$", max_length=128)]
-    path: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$", max_length=256)]
-    method: IssueMethod = IssueMethod.READ
-    parameters: Annotated[dict[str, str], Field(max_length=32)] = {}
-    classification: Classification
-    destination: DestinationModel
-    ttl: Duration
-    max_ttl: Duration
-    revocation: Revocation
-    accept_unrevocable: Annotated[bool, Field(strict=True)] = False
-    verified_by: str | None = None
-
-    @model_validator(mode="after")
-    def _bounds(self) -> Self:
-        if not timedelta(seconds=5) <= self.ttl <= self.max_ttl:
-            message = "ttl: give 5s up to max_ttl"
-            raise ValueError(message)
-        if self.max_ttl > LONGEST:
-            message = "max_ttl: at most 24h"
-            raise ValueError(message)
-        if ".." in self.path.split("/") or "." in self.path.split("/"):
-            message = "path: no relative segments"
-            raise ValueError(message)
-        if self.parameters and self.method is IssueMethod.READ:
-            message = "parameters: a read takes none; use method: update"
-            raise ValueError(message)
-        for name, value in self.parameters.items():
-            _check_parameter(name, value)
-        if self.revocation is Revocation.REVOCABLE and not ENGINES[self.engine].can_revoke:
-            message = (
-                f"revocation: what {self.engine.value} hands out cannot be revoked: say unrevocable, and "
-                "accept_unrevocable: true if it must be"
-            )
-            raise ValueError(message)
-        if self.revocation is Revocation.UNREVOCABLE:
-            if not self.accept_unrevocable:
-                message = (
-                    "revocation: a credential that cannot be revoked is refused; if it must be, say "
-                    "accept_unrevocable: true and keep max_ttl at 15m or less"
-                )
-                raise ValueError(message)
-            if self.max_ttl > LONGEST_UNREVOCABLE:
-                message = "max_ttl: at most 15m for a credential that cannot be revoked"
-                raise ValueError(message)
-        return self
-
-
-def _check_parameter(name: str, value: str) -> None:
-    """What Vault's policies can say exactly, and nothing that means more there than it says."""
-    if not _PARAMETER_NAME.fullmatch(name):
-        message = "parameters: give names of a-z 0-9 _ -, up to 64 long: Vault's policies know no others"
-        raise ValueError(message)
-    if len(value) > _LONGEST_PARAMETER:
-        message = f"parameters: {name}: give at most {_LONGEST_PARAMETER} characters"
-        raise ValueError(message)
-    if value.startswith("*") or value.endswith("*") or "${" in value:
-        message = (
-            f"parameters: {name}: no * at either end and no ${{: a policy would allow more, or something else"
-        )
-        raise ValueError(message)
 
 
 class TaskTypeModel(_Model):
@@ -135,6 +61,9 @@ class TaskTypeModel(_Model):
     max_duration: Duration
     heartbeat: Annotated[Duration, Field(json_schema_extra={"default": "10s"})] = timedelta(seconds=10)
     max_leases: Annotated[int, Field(ge=1, le=500, strict=True)] = 20
+    tools: Annotated[list[Name], Field(max_length=64)] = []
+    chain: ChainModel = ChainModel()
+    max_actions: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 1000
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -159,9 +88,10 @@ class CatalogModel(_Model):
     agent_classes: dict[Name, AgentClassModel] = {}
     task_types: dict[Name, TaskTypeModel] = {}
     credential_roles: dict[Name, CredentialRoleModel] = {}
+    tools: dict[Name, ToolModel] = {}
 
 
-_SECTIONS: Final = ("agent_classes", "task_types", "credential_roles")
+_SECTIONS: Final = ("agent_classes", "task_types", "credential_roles", "tools")
 _KNOWN_KEYS: Final = sorted(
     {
         key
@@ -172,6 +102,11 @@ _KNOWN_KEYS: Final = sorted(
             TaskTypeModel,
             CredentialRoleModel,
             DestinationModel,
+            ToolModel,
+            ReadsModel,
+            ObligationsModel,
+            ChainModel,
+            StepLimitModel,
         )
         for key in model.model_fields
     }
@@ -217,6 +152,7 @@ def load_catalog(path: Path, *, trust_domain: str | None = None) -> Catalog:
     problems += _duplicates(models)
     problems += _unresolved(models)
     problems += _bad_verifiers(models)
+    problems += _two_of_a_name(models)
     classes = [(file, node, model.agent_classes) for file, node, model in models]
     problems += misplaced(classes)
     problems += confused(classes)
@@ -263,6 +199,7 @@ def _duplicates(models: list[tuple[Path, CommentedMap, CatalogModel]]) -> list[P
 def _unresolved(models: list[tuple[Path, CommentedMap, CatalogModel]]) -> list[Problem]:
     task_types = {name for _, _, model in models for name in model.task_types}
     roles = {name for _, _, model in models for name in model.credential_roles}
+    tools = {name for _, _, model in models for name in model.tools}
     problems = []
     for file, node, model in models:
         references = (
@@ -281,6 +218,26 @@ def _unresolved(models: list[tuple[Path, CommentedMap, CatalogModel]]) -> list[P
                 for owner, role in model.credential_roles.items()
                 if role.verified_by is not None
             ]
+            + [
+                (("task_types", owner, "tools", index), name, tools, "tool")
+                for owner, task_type in model.task_types.items()
+                for index, name in enumerate(task_type.tools)
+            ]
+            + [
+                (
+                    ("task_types", owner, "chain"),
+                    name,
+                    {*task_type.tools, *task_type.roles},
+                    "tool or role of it",
+                )
+                for owner, task_type in model.task_types.items()
+                for name in sorted(task_type.chain.names)
+            ]
+            + [
+                (("tools", owner, "obligations", "credential_role"), role, roles, "credential role")
+                for owner, tool in model.tools.items()
+                if (role := tool.obligations.credential_role) is not None
+            ]
         )
         for location, name, known, what in references:
             if name not in known:
@@ -292,6 +249,27 @@ def _unresolved(models: list[tuple[Path, CommentedMap, CatalogModel]]) -> list[P
                         what=f"there is no {what} {name!r}{suggestion(name, known)}: add it or correct the name",
                     )
                 )
+    return problems
+
+
+def _two_of_a_name(models: list[tuple[Path, CommentedMap, CatalogModel]]) -> list[Problem]:
+    """In a chain a name is one step, and in policies an argument has one type."""
+    roles = {name for _, _, model in models for name in model.credential_roles}
+    types: dict[str, tuple[AttributeType | None, str]] = {}
+    problems = []
+    for file, node, model in models:
+        for owner, tool in model.tools.items():
+            line = line_of(node, ["tools", owner])
+            if owner in roles:
+                what = "a credential role has this name: chains could not tell them apart"
+                problems.append(Problem(file=str(file), line=line, field=f"tools.{owner}", what=what))
+            for name in tool.attributes:
+                kind = tool.attribute_type(name)
+                first, whose = types.setdefault(name, (kind, owner))
+                if first is not kind:
+                    what = f"{name} is of another type at tool {whose!r}: policies need one, so rename it"
+                    where = f"tools.{owner}.attributes"
+                    problems.append(Problem(file=str(file), line=line, field=where, what=what))
     return problems
 
 
@@ -348,6 +326,9 @@ def _catalog(models: list[CatalogModel], trust_domain: str | None) -> Catalog:
             max_duration=model.max_duration,
             heartbeat=model.heartbeat,
             max_leases=model.max_leases,
+            tools=frozenset(model.tools),
+            chain=model.chain.domain(),
+            max_actions=model.max_actions,
         )
         for name, model in _merged(models, "task_types").items()
     }
@@ -361,13 +342,15 @@ def _catalog(models: list[CatalogModel], trust_domain: str | None) -> Catalog:
             method=model.method,
             parameters=MappingProxyType(dict(model.parameters)),
             classification=model.classification,
-            destination=Destination(
-                host=model.destination.host, port=model.destination.port, scheme=model.destination.scheme
-            ),
+            destination=model.destination.domain(),
             ttl=model.ttl,
             max_ttl=model.max_ttl,
             revocation=model.revocation,
             verified_by=model.verified_by,
+            verbs=frozenset(model.effects),
+            resource=model.resource,
+            origin=model.origin,
+            writes=model.writes,
         )
         for name, model in _merged(models, "credential_roles").items()
     }
@@ -382,6 +365,9 @@ def _catalog(models: list[CatalogModel], trust_domain: str | None) -> Catalog:
         agent_classes=MappingProxyType(agent_classes),
         task_types=MappingProxyType(task_types),
         credential_roles=MappingProxyType(roles),
+        tools=MappingProxyType(
+            {name: model.domain(name) for name, model in _merged(models, "tools").items()}
+        ),
         digest=digest,
     )
 

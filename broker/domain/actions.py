@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Final
 
 from broker.domain.effects import Effect
-from broker.domain.errors import DenialClass
+from broker.domain.errors import DenialClass, IllegalTransitionError
 from broker.domain.identifiers import ActionId, TaskId
+from broker.domain.spiffe import SpiffeId
 
 
 class ActionKind(StrEnum):
@@ -39,6 +41,7 @@ class Action:
 
     action_id: ActionId
     task_id: TaskId
+    owner: SpiffeId
     position: int
     """1 for the first of its task, without gaps."""
     kind: ActionKind
@@ -53,27 +56,26 @@ class Action:
     denial_class: DenialClass | None = None
     labels: frozenset[str] = frozenset()
     """What the task is labelled with because of it."""
+    sticks_until: datetime | None = None
+    """Until when its effect stays denied to the instance, and longer to the task; None: it does not stick."""
     outcome: ActionOutcome = ActionOutcome.OPEN
     closed_at: datetime | None = None
 
+    def denies(self, task_id: TaskId, effect: Effect, now: datetime) -> bool:
+        """Whether this refusal holds for such an effect of that task, which is of the same instance (rule R9)."""
+        if self.allowed or self.sticks_until is None:
+            return False
+        return (task_id == self.task_id or now < self.sticks_until) and self.effect.touches(effect)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeniedEffect:
-    """An effect that stays denied: for its task as long as that lives, for the instance until `until`."""
+    def closed(self, outcome: ActionOutcome, at: datetime) -> Action:
+        """Open to closed.
 
-    task_id: TaskId
-    owner: str
-    effect: Effect
-    name: str
-    """What was refused: a tool or a role."""
-    reason: str
-    denial_class: DenialClass
-    at: datetime
-    until: datetime
-
-    def holds(self, task_id: TaskId, effect: Effect, now: datetime) -> bool:
-        """Whether it denies this effect to this task of the same instance."""
-        return (task_id == self.task_id or now < self.until) and self.effect.touches(effect)
+        Raises:
+            IllegalTransitionError: it was refused, or is closed already.
+        """
+        if not self.allowed or self.outcome is not ActionOutcome.OPEN:
+            raise IllegalTransitionError(self.action_id, self.outcome, outcome)
+        return replace(self, outcome=outcome, closed_at=at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,6 @@ class Chain:
     """When each name was allowed, oldest first."""
     labels: frozenset[str] = frozenset()
     denials: int = 0
-    failures: int = 0
     last: str = ""
     last_refused: str = ""
 
@@ -102,9 +103,7 @@ class Chain:
             message = f"action {action.position} does not follow {self.length}"
             raise ValueError(message)
         if not action.allowed:
-            return replace(
-                self, length=action.position, denials=self.denials + 1, last_refused=action.name
-            )
+            return replace(self, length=action.position, denials=self.denials + 1, last_refused=action.name)
         earlier = self.times.get(action.name, ())
         return replace(
             self,
@@ -116,9 +115,12 @@ class Chain:
         )
 
 
+NO_ACTIONS: Final = Chain()
+
+
 def chain_of(actions: Sequence[Action]) -> Chain:
     """The chain that these actions, all of one task and in order, make."""
-    chain = Chain()
+    chain = NO_ACTIONS
     for action in actions:
         chain = chain.after(action)
     return chain

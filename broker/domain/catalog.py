@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Final
 
 from broker.domain.attestation import DEFAULT_ATTESTATION, Attestation, expand
-from broker.domain.chain_rule import ChainRule
+from broker.domain.chain_rule import ANY_CHAIN, ChainRule
 from broker.domain.classification import Classification
 from broker.domain.effects import EVERY_VERB, EVERYTHING, Effect, Verb, fill_in
 from broker.domain.engines import Engine
@@ -111,6 +112,9 @@ class Obligations:
     """The role to acquire for it."""
 
 
+NO_OBLIGATIONS: Final = Obligations()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
     """What an agent can call."""
@@ -127,7 +131,7 @@ class Tool:
     """JSON Schema of the arguments."""
     attributes: Mapping[str, AttributeType]
     """Arguments that policies may look at."""
-    obligations: Obligations = Obligations()
+    obligations: Obligations = NO_OBLIGATIONS
 
     def effect(self, arguments: Mapping[str, object]) -> Effect:
         """What a call with these arguments does."""
@@ -150,7 +154,7 @@ class TaskType:
     heartbeat: timedelta
     max_leases: int
     tools: frozenset[str] = frozenset()
-    chain: ChainRule = ChainRule()
+    chain: ChainRule = ANY_CHAIN
     max_actions: int = 1000
     """How long a task's chain may get."""
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import MappingProxyType
+from typing import Final
 
 from broker.domain.actions import Chain
 from broker.domain.chain_pattern import ANYTHING, ChainPattern
@@ -61,3 +62,6 @@ class ChainRule:
                 text = f"{step!r} may be used {limit.at_most} times in {seconds:g} s"
                 return NotNow(text=text, for_good=False)
         return None
+
+
+ANY_CHAIN: Final = ChainRule()

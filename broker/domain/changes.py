@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from broker.domain.actions import Action, ActionOutcome
 from broker.domain.audit import AuditEvent
-from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor, VaultLeaseId
+from broker.domain.identifiers import ActionId, LeaseId, TaskId, TokenAccessor, VaultLeaseId
 from broker.domain.lease import Lease, RevokeCause
 from broker.domain.quarantine import Quarantine, QuarantineTarget
 from broker.domain.task import Task, TaskEnd
@@ -152,6 +153,24 @@ class RemoveQuarantine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordAction:
+    """The next link of a task's chain. Precondition: the task is active and its owner not quarantined, and no other link
+    has this position, so that what was decided was decided on the whole chain."""
+
+    action: Action
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseAction:
+    """How an allowed action went. Precondition: it is one of this task, allowed and open."""
+
+    action_id: ActionId
+    task_id: TaskId
+    outcome: ActionOutcome
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Append:
     """An audit record, placed by the store in the order of commit."""
 
@@ -174,5 +193,7 @@ Change = (
     | ConfirmRevoked
     | AddQuarantine
     | RemoveQuarantine
+    | RecordAction
+    | CloseAction
     | Append
 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from broker.domain.actions import Chain
+from broker.domain.actions import NO_ACTIONS, Chain
 from broker.domain.catalog import CredentialRole, Tool
 from broker.domain.effects import Effect
 from broker.domain.errors import DenialClass
@@ -69,7 +69,7 @@ class AcquireContext:
     live_leases: int
     earlier_denials: int
     at: datetime
-    chain: Chain = Chain()
+    chain: Chain = NO_ACTIONS
     oldest_lease: datetime | None = None
     """When the oldest of the live leases was issued."""
 

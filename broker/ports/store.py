@@ -13,9 +13,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Protocol
 
+from broker.domain.actions import Action
 from broker.domain.audit import AuditRecord, ChainHead
 from broker.domain.changes import Change
-from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor
+from broker.domain.identifiers import ActionId, LeaseId, TaskId, TokenAccessor
 from broker.domain.lease import Lease, LeaseState
 from broker.domain.quarantine import Quarantine, QuarantineTarget
 from broker.domain.spiffe import SpiffeId
@@ -39,6 +40,8 @@ class Conflict(StrEnum):
     OWNER_QUARANTINED = "owner-quarantined"
     QUARANTINE_MISSING = "quarantine-missing"
     QUARANTINE_UNFINISHED = "quarantine-unfinished"
+    CHAIN_MOVED_ON = "chain-moved-on"
+    ACTION_STATE = "action-state"
 
 
 class ConflictError(Exception):
@@ -68,6 +71,23 @@ class AcquireFacts:
     """Leases that are not final."""
     denials: int
     """How often the task was denied a credential."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionFacts:
+    """A task and what is around it, as far as one decision needs it."""
+
+    task: Task | None
+    length: int
+    """Of its chain."""
+    denied: tuple[Action, ...]
+    """Refusals that stick: all of the task, and those of its instance that still hold; newest first, bounded."""
+    denials: int
+    """How often the task was refused, in all."""
+    live_leases: int
+    """Leases that are not final."""
+    oldest_lease: datetime | None
+    """When the oldest of them was issued."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +194,16 @@ class Store(Protocol):
 
     # Work, taken: each of these also claims what it returns, so that no other replica gets it for `CLAIM` (where there
     # are others); the same replica gets it again if it asks again.
+
+    async def action_facts(self, task_id: TaskId, now: datetime, limit: int) -> ActionFacts:
+        """Return what a decision about the task needs; at most `limit` refusals."""
+        ...
+
+    async def actions_of(self, task_id: TaskId, after: int, limit: int) -> tuple[Action, ...]:
+        """Return a task's chain in order, beyond position `after`."""
+        ...
+
+    async def action(self, action_id: ActionId) -> Action | None: ...
 
     async def take_lapsed_tasks(self, now: datetime, limit: int) -> tuple[Task, ...]:
         """Active tasks whose deadline or sign of life is overdue."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from broker.domain.actions import Action, ActionKind
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.catalog import (
     AgentClass,
@@ -17,8 +18,10 @@ from broker.domain.catalog import (
     TaskType,
 )
 from broker.domain.classification import Classification
+from broker.domain.effects import Effect, Verb
 from broker.domain.engines import Engine
-from broker.domain.identifiers import LeaseId, RequestId, TaskId, TokenAccessor
+from broker.domain.errors import DenialClass
+from broker.domain.identifiers import ActionId, LeaseId, RequestId, TaskId, TokenAccessor
 from broker.domain.lease import Lease
 from broker.domain.peer import SvidKind, VerifiedPeer
 from broker.domain.spiffe import SpiffeId
@@ -135,6 +138,28 @@ def a_lease(lease_id: str = LEASE, **changed: Any) -> Lease:
             "accessor": ACCESSOR,
             "intended_at": NOON + timedelta(microseconds=3),
             "max_expires_at": NOON + timedelta(minutes=30),
+            **changed,
+        }
+    )
+
+
+def an_action(position: int = 1, *, allowed: bool = True, **changed: Any) -> Action:
+    refused = {"reason": "POLICY_DENIED", "denial_class": DenialClass.STRUCTURAL}
+    return Action(
+        **{
+            "action_id": ActionId(f"action-{position}"),
+            "task_id": TaskId(TASK),
+            "owner": OWNER,
+            "position": position,
+            "kind": ActionKind.TOOL,
+            "name": "read-orders",
+            "effect": Effect(
+                verbs=frozenset({Verb.READ}), resource="orders/März", destination="postgresql://db:5432"
+            ),
+            "arguments_digest": "ab" * 32,
+            "at": NOON + timedelta(microseconds=position),
+            "allowed": allowed,
+            **({"labels": frozenset({"read.internal", "untrusted"})} if allowed else refused),
             **changed,
         }
     )

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
 from broker.domain import changes as c
+from broker.domain.actions import Action
 from broker.domain.audit import AuditKind, AuditRecord, ChainHead, append
 from broker.domain.errors import (
     FieldInvalidError,
@@ -18,13 +19,14 @@ from broker.domain.errors import (
     IllegalTransitionError,
     StoreUnavailableError,
 )
-from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor
+from broker.domain.identifiers import ActionId, LeaseId, TaskId, TokenAccessor
 from broker.domain.lease import Lease, LeaseState, RevokeCause
 from broker.domain.quarantine import Quarantine, QuarantineTarget
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
 from broker.ports.store import (
     AcquireFacts,
+    ActionFacts,
     Conflict,
     ConflictError,
     LeaseCounts,
@@ -47,6 +49,7 @@ class _State:
     tokens: dict[TokenAccessor, TaskId] = field(default_factory=dict)
     records: list[AuditRecord] = field(default_factory=list)
     quarantines: dict[QuarantineTarget, Quarantine] = field(default_factory=dict)
+    actions: dict[ActionId, Action] = field(default_factory=dict)
 
     def copy(self) -> _State:
         return _State(
@@ -55,6 +58,7 @@ class _State:
             tokens=dict(self.tokens),
             records=list(self.records),
             quarantines=dict(self.quarantines),
+            actions=dict(self.actions),
         )
 
     @property
@@ -154,6 +158,38 @@ class FakeStore:
                 for record in self._state.records
             ),
         )
+
+    async def action_facts(self, task_id: TaskId, now: datetime, limit: int) -> ActionFacts:
+        self._check()
+        task = self._state.tasks.get(task_id)
+        if task is None:
+            return ActionFacts(task=None, length=0, denied=(), denials=0, live_leases=0, oldest_lease=None)
+        own = [action for action in self._state.actions.values() if action.task_id == task_id]
+        denied = [
+            action
+            for action in self._state.actions.values()
+            if action.owner == task.owner
+            and action.sticks_until is not None
+            and (action.sticks_until > now or action.task_id == task_id)
+        ]
+        leases = self._state.open_leases(task_id)
+        return ActionFacts(
+            task=task,
+            length=max((action.position for action in own), default=0),
+            denied=tuple(sorted(denied, key=lambda one: (one.at, one.position), reverse=True)[:limit]),
+            denials=sum(not action.allowed for action in own),
+            live_leases=len(leases),
+            oldest_lease=min((lease.issued_at for lease in leases if lease.issued_at), default=None),
+        )
+
+    async def actions_of(self, task_id: TaskId, after: int, limit: int) -> tuple[Action, ...]:
+        self._check()
+        own = [one for one in self._state.actions.values() if one.task_id == task_id and one.position > after]
+        return tuple(sorted(own, key=lambda one: one.position)[:limit])
+
+    async def action(self, action_id: ActionId) -> Action | None:
+        self._check()
+        return self._state.actions.get(action_id)
 
     async def take_lapsed_tasks(self, now: datetime, limit: int) -> tuple[Task, ...]:
         self._check()
@@ -338,6 +374,10 @@ def _apply(state: _State, change: c.Change) -> None:
             _finish_task(state, change)
         case c.AddTaskToken() | c.TouchTask() | c.DetachTask() | c.EndTask():
             _change_active_task(state, change)
+        case c.RecordAction():
+            _record_action(state, change.action)
+        case c.CloseAction():
+            _close_action(state, change)
         case c.AddQuarantine():
             state.quarantines.setdefault(change.quarantine.target, change.quarantine)
         case c.RemoveQuarantine():
@@ -399,6 +439,24 @@ def _create_task(state: _State, change: c.CreateTask) -> None:
     if sum(other.state is not TaskState.ENDED for other in own) >= change.max_live:
         raise ConflictError(Conflict.TASK_LIMIT)
     state.tasks[task.task_id] = task
+
+
+def _record_action(state: _State, action: Action) -> None:
+    _demand_welcome(state, _active(state, action.task_id).owner)
+    taken = {(one.task_id, one.position) for one in state.actions.values()}
+    if action.action_id in state.actions or (action.task_id, action.position) in taken:
+        raise ConflictError(Conflict.CHAIN_MOVED_ON)
+    state.actions[action.action_id] = action
+
+
+def _close_action(state: _State, change: c.CloseAction) -> None:
+    action = state.actions.get(change.action_id)
+    if action is None or action.task_id != change.task_id:
+        raise ConflictError(Conflict.ACTION_STATE)
+    try:
+        state.actions[action.action_id] = action.closed(change.outcome, change.at)
+    except IllegalTransitionError as error:
+        raise ConflictError(Conflict.ACTION_STATE) from error
 
 
 def _create_lease(state: _State, change: c.CreateLease) -> None:

@@ -34,7 +34,7 @@ from broker.ports.store import (
 )
 
 _ACTIVE = TaskState.ACTIVE.value
-_OPEN = (LeaseState.INTENDED.value, LeaseState.LIVE.value, LeaseState.REVOKING.value)
+OPEN = (LeaseState.INTENDED.value, LeaseState.LIVE.value, LeaseState.REVOKING.value)
 
 _TASK = Statement(select(tasks).where(tasks.c.task_id == bindparam("b_task")))
 _TASK_BY_KEY = Statement(
@@ -64,7 +64,7 @@ _BY_KEY = Statement(
 _COUNTS = Statement(
     select(
         select(func.count())
-        .where(leases.c.task_id == bindparam("b_task"), one_of(leases.c.state, _OPEN))
+        .where(leases.c.task_id == bindparam("b_task"), one_of(leases.c.state, OPEN))
         .scalar_subquery()
         .label("open_leases"),
         select(func.count())
@@ -83,7 +83,7 @@ _TASKS_BY_STATE = Statement(
 )
 _LEASES_BY_STATE = Statement(
     select(leases.c.state, func.count().label("number"))
-    .where(one_of(leases.c.state, _OPEN))
+    .where(one_of(leases.c.state, OPEN))
     .group_by(leases.c.state)
 )
 _OLDEST_REVOKING = Statement(
@@ -106,7 +106,7 @@ ENDING = Statement(
         tasks.c.state == TaskState.ENDING.value,
         ~select(text("1"))
         .select_from(leases)
-        .where(leases.c.task_id == tasks.c.task_id, one_of(leases.c.state, _OPEN))
+        .where(leases.c.task_id == tasks.c.task_id, one_of(leases.c.state, OPEN))
         .exists(),
     )
     .order_by(tasks.c.end_at)
@@ -140,7 +140,7 @@ _WAITS_FOR_ANOTHER = and_(
         _other.c.task_id == leases.c.task_id,
         _other.c.accessor == leases.c.accessor,
         _other.c.vault_lease_id.is_not(None),
-        one_of(_other.c.state, _OPEN),
+        one_of(_other.c.state, OPEN),
     )
     .exists(),
 )
@@ -233,7 +233,7 @@ def task_tokens_of(session: Session, task_id: TaskId) -> tuple[TokenAccessor, ..
 def lease_counts(session: Session, task_id: TaskId) -> LeaseCounts:
     """How many leases a task has."""
     numbers = {row["state"]: row["number"] for row in session.rows(_LEASE_COUNTS, b_task=task_id)}
-    return LeaseCounts(ever=sum(numbers.values()), unfinished=sum(numbers.get(state, 0) for state in _OPEN))
+    return LeaseCounts(ever=sum(numbers.values()), unfinished=sum(numbers.get(state, 0) for state in OPEN))
 
 
 def acquire_facts(session: Session, task_id: TaskId, key: str) -> AcquireFacts:

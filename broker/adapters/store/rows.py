@@ -8,8 +8,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from broker.adapters.store.session import EPOCH, Row
+from broker.domain.actions import Action, ActionKind, ActionOutcome
 from broker.domain.audit import AuditEvent, AuditRecord
-from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor, VaultLeaseId
+from broker.domain.effects import Effect, Verb
+from broker.domain.errors import DenialClass
+from broker.domain.identifiers import ActionId, LeaseId, TaskId, TokenAccessor, VaultLeaseId
 from broker.domain.lease import Lease, LeaseState, RevokeCause
 from broker.domain.quarantine import Quarantine, QuarantineTarget, TargetKind
 from broker.domain.spiffe import SpiffeId
@@ -18,7 +21,7 @@ from broker.domain.task import EndCause, Outcome, Scope, Task, TaskEnd, TaskStat
 TASK_COLUMNS: Final = (
     "task_id", "owner", "agent_class", "task_type", "intent", "roles", "environment", "created_at", "deadline",
     "heartbeat_interval_us", "heartbeat_due", "fingerprint", "idempotency_key", "request_digest", "state",
-    "svid_due",
+    "svid_due", "tools",
 )  # fmt: skip
 LEASE_COLUMNS: Final = (
     "lease_id", "task_id", "role", "idempotency_key", "request_digest", "accessor", "intended_at",
@@ -26,6 +29,10 @@ LEASE_COLUMNS: Final = (
 )  # fmt: skip
 AUDIT_COLUMNS: Final = (
     "sequence", "previous_hash", "hash", "kind", "at", "actor", "task_id", "lease_id", "request_id", "facts",
+)  # fmt: skip
+ACTION_COLUMNS: Final = (
+    "action_id", "task_id", "owner", "position", "kind", "name", "verbs", "resource", "destination",
+    "arguments_digest", "at", "allowed", "reason", "denial_class", "labels", "sticks_until", "outcome",
 )  # fmt: skip
 QUARANTINE_COLUMNS: Final = ("kind", "name", "since", "imposed_by", "reason")
 
@@ -49,6 +56,7 @@ def task_row(task: Task) -> Mapping[str, Any]:
         "request_digest": task.request_digest,
         "state": task.state.value,
         "svid_due": task.svid_due,
+        "tools": json.dumps(sorted(task.scope.tools)),
     }
 
 
@@ -68,7 +76,9 @@ def task_of(row: Row) -> Task:
         agent_class=row["agent_class"],
         task_type=row["task_type"],
         intent=row["intent"],
-        scope=Scope(roles=frozenset(json.loads(row["roles"]))),
+        scope=Scope(
+            roles=frozenset(json.loads(row["roles"])), tools=frozenset(json.loads(row["tools"] or "[]"))
+        ),
         environment=row["environment"],
         created_at=_time(row["created_at"]),
         deadline=_time(row["deadline"]),
@@ -123,6 +133,55 @@ def lease_of(row: Row) -> Lease:
         attempts=row["attempts"],
         next_attempt_at=_time_or_none(row["next_attempt_at"]),
         account=row["account"],
+    )
+
+
+def action_row(action: Action) -> Mapping[str, Any]:
+    """A new action as a row."""
+    return {
+        "action_id": action.action_id,
+        "task_id": action.task_id,
+        "owner": str(action.owner),
+        "position": action.position,
+        "kind": action.kind.value,
+        "name": action.name,
+        "verbs": json.dumps(sorted(action.effect.verbs)),
+        "resource": action.effect.resource,
+        "destination": action.effect.destination,
+        "arguments_digest": action.arguments_digest,
+        "at": action.at,
+        "allowed": action.allowed,
+        "reason": action.reason,
+        "denial_class": action.denial_class.value if action.denial_class else None,
+        "labels": json.dumps(sorted(action.labels)),
+        "sticks_until": action.sticks_until,
+        "outcome": action.outcome.value,
+    }
+
+
+def action_of(row: Row) -> Action:
+    """A row as an action."""
+    return Action(
+        action_id=ActionId(row["action_id"]),
+        task_id=TaskId(row["task_id"]),
+        owner=SpiffeId.parse(row["owner"]),
+        position=row["position"],
+        kind=ActionKind(row["kind"]),
+        name=row["name"],
+        effect=Effect(
+            verbs=frozenset(map(Verb, json.loads(row["verbs"]))),
+            resource=row["resource"],
+            destination=row["destination"],
+        ),
+        arguments_digest=row["arguments_digest"],
+        at=_time(row["at"]),
+        allowed=bool(row["allowed"]),
+        reason=row["reason"],
+        denial_class=DenialClass(row["denial_class"]) if row["denial_class"] else None,
+        labels=frozenset(json.loads(row["labels"])),
+        sticks_until=_time_or_none(row["sticks_until"]),
+        outcome=ActionOutcome(row["outcome"]),
+        closed_at=_time_or_none(row["closed_at"]),
     )
 
 

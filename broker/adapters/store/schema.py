@@ -34,6 +34,7 @@ tasks: Final = Table(
     Column("task_type", String(64), nullable=False),
     Column("intent", Text, nullable=False),
     Column("roles", Text, nullable=False),  # JSON array, sorted
+    Column("tools", Text),  # likewise; none in tasks of older brokers
     Column("environment", String(64), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("deadline", BigInteger, nullable=False),
@@ -130,6 +131,31 @@ audit_records: Final = Table(
     Column("request_id", String(64), nullable=False),
     Column("facts", Text, nullable=False),  # JSON object
     Index("audit_by_task", "task_id", "kind"),
+)
+
+actions: Final = Table(
+    "actions",
+    metadata,
+    Column("action_id", String(64), primary_key=True),
+    Column("task_id", String(64), ForeignKey("tasks.task_id"), nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("verbs", Text, nullable=False),  # JSON array, sorted
+    Column("resource", Text, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("arguments_digest", String(64), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("allowed", Boolean, nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("denial_class", String(16)),
+    Column("labels", Text, nullable=False),  # JSON array, sorted
+    Column("sticks_until", BigInteger),
+    Column("outcome", String(16), nullable=False),
+    Column("closed_at", BigInteger),
+    Index("actions_in_order", "task_id", "position", unique=True),
+    Index("actions_denied", "owner", "sticks_until"),
 )
 
 store_facts: Final = Table(

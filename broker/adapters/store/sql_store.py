@@ -20,20 +20,23 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ClassVar, Final, TypeVar
 
-from broker.adapters.store import lease_pages, reading, writing
+from broker.adapters.store import chain_sql, lease_pages, reading, writing
 from broker.adapters.store.session import Session, WritingSession
+from broker.domain.actions import Action
 from broker.domain.audit import AuditRecord, ChainHead
 from broker.domain.changes import Change
 from broker.domain.errors import StoreUnavailableError
-from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor
+from broker.domain.identifiers import ActionId, LeaseId, TaskId, TokenAccessor
 from broker.domain.lease import Lease
 from broker.domain.quarantine import Quarantine, QuarantineTarget
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
 from broker.ports.store import (
     AcquireFacts,
+    ActionFacts,
     ConflictError,
     LeaseCounts,
     LeaseFilter,
@@ -163,6 +166,18 @@ class SqlStore(ABC):
     async def acquire_facts(self, task_id: TaskId, idempotency_key: str) -> AcquireFacts:
         """A task's past, for an acquire."""
         return await self._read(reading.acquire_facts, task_id, idempotency_key)
+
+    async def action_facts(self, task_id: TaskId, now: datetime, limit: int) -> ActionFacts:
+        """What a decision about a task needs."""
+        return await self._read(chain_sql.action_facts, task_id, now, limit)
+
+    async def actions_of(self, task_id: TaskId, after: int, limit: int) -> tuple[Action, ...]:
+        """A task's chain in order."""
+        return await self._read(chain_sql.actions_of, task_id, after, limit)
+
+    async def action(self, action_id: ActionId) -> Action | None:
+        """One action."""
+        return await self._read(chain_sql.action, action_id)
 
     async def identity(self) -> str:
         """What tells this store from every other."""

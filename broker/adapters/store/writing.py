@@ -13,17 +13,20 @@ from sqlalchemy import bindparam, case, func, insert, select, update
 from broker.adapters.store.claim_sql import claimed
 from broker.adapters.store.quarantine_sql import ACTIVE_BY_KIND, BY_TARGET, DELETE, INSERT, OF_OWNER
 from broker.adapters.store.rows import (
+    ACTION_COLUMNS,
     AUDIT_COLUMNS,
     LEASE_COLUMNS,
     TASK_COLUMNS,
+    action_row,
     audit_row,
     lease_row,
     quarantine_row,
     task_row,
 )
-from broker.adapters.store.schema import audit_records, leases, store_facts, task_tokens, tasks
+from broker.adapters.store.schema import actions, audit_records, leases, store_facts, task_tokens, tasks
 from broker.adapters.store.session import Session, Statement, UniqueViolationError, one_of
 from broker.domain import changes as c
+from broker.domain.actions import Action, ActionOutcome
 from broker.domain.audit import ChainHead
 from broker.domain.audit import append as append_to_chain
 from broker.domain.lease import LeaseState, RevokeCause
@@ -157,6 +160,17 @@ _CONFIRM = Statement(
     .where(leases.c.lease_id == bindparam("b_lease"), leases.c.state == _REVOKING)
     .values(state=_REVOKED, revoked_at=bindparam("b_at"), next_attempt_at=None)
 )
+_INSERT_ACTION = Statement(insert(actions), columns=ACTION_COLUMNS)
+_CLOSE_ACTION = Statement(
+    update(actions)
+    .where(
+        actions.c.action_id == bindparam("b_action"),
+        actions.c.task_id == bindparam("b_task"),
+        actions.c.allowed,
+        actions.c.outcome == ActionOutcome.OPEN.value,
+    )
+    .values(outcome=bindparam("b_outcome"), closed_at=bindparam("b_at"))
+)
 NOTHING = Statement(
     update(store_facts).where(store_facts.c.name == "identity").values(fact=store_facts.c.fact)
 )
@@ -165,7 +179,7 @@ NOTHING = Statement(
 _INSERT_AUDIT = Statement(insert(audit_records), columns=AUDIT_COLUMNS)
 
 
-def apply(  # noqa: C901, PLR0912 - one arm a change, each a line or two
+def apply(  # noqa: C901, PLR0912, PLR0915 - one arm a change, each a line or two
     session: Session, batch: Sequence[c.Change], head: ChainHead | None
 ) -> ChainHead | None:
     """Apply `batch` in order; return the audit chain's head after it.
@@ -220,6 +234,17 @@ def apply(  # noqa: C901, PLR0912 - one arm a change, each a line or two
             case c.ConfirmRevoked():
                 confirmed = session.change(_CONFIRM, b_lease=change.lease_id, b_at=change.at)
                 _demand(confirmed, Conflict.LEASE_STATE)
+            case c.RecordAction():
+                _record_action(session, change.action)
+            case c.CloseAction():
+                closed = session.change(
+                    _CLOSE_ACTION,
+                    b_action=change.action_id,
+                    b_task=change.task_id,
+                    b_outcome=change.outcome.value,
+                    b_at=change.at,
+                )
+                _demand(closed, Conflict.ACTION_STATE)
             case c.AddQuarantine():
                 _add_quarantine(session, change)
             case c.RemoveQuarantine():
@@ -286,6 +311,17 @@ def _create_lease(session: Session, change: c.CreateLease) -> None:
         raise ConflictError(Conflict.LEASE_KEY_TAKEN) from error
     if open_leases >= change.max_live:
         raise ConflictError(Conflict.LEASE_LIMIT)
+
+
+def _record_action(session: Session, action: Action) -> None:
+    rows = session.rows(_TASK_STATE, b_task=action.task_id)
+    if not rows or rows[0]["state"] != _ACTIVE:
+        raise ConflictError(Conflict.TASK_NOT_ACTIVE)
+    _demand_welcome(session, SpiffeId.parse(rows[0]["owner"]))
+    try:
+        session.change(_INSERT_ACTION, **action_row(action))
+    except UniqueViolationError as error:
+        raise ConflictError(Conflict.CHAIN_MOVED_ON) from error
 
 
 def _issue_lease(session: Session, change: c.IssueLease) -> None:

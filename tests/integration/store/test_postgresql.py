@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 import pytest_asyncio
 
 from broker.ports.store import Store
+from tests.contract.chaining import ChainCases
 from tests.contract.quarantining import QuarantineCases
 from tests.contract.storing import StoreCases
 from tests.integration.store.conftest import Database
 
 
-class TestPostgresStore(StoreCases, QuarantineCases):
+class TestPostgresStore(StoreCases, QuarantineCases, ChainCases):
     @pytest_asyncio.fixture
     async def store(self, database: Database) -> AsyncIterator[Store]:
         store = database.open()

@@ -51,7 +51,7 @@ async def test_an_empty_database_gets_the_schema_that_the_code_expects(path: Pat
             for index in inspect(connection).get_indexes(table)
             if index["unique"]
         }
-    assert unique == {"tasks_one_per_key", "leases_one_per_key"}
+    assert unique == {"tasks_one_per_key", "leases_one_per_key", "actions_in_order"}
 
 
 async def test_a_database_that_is_up_to_date_is_left_as_it_is(path: Path) -> None:
@@ -85,7 +85,7 @@ async def test_a_database_that_left_this_version_behind_is_refused_and_left_as_i
             SqliteStore.open(url(path))
     assert content(path) == before
     with raw(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '0006'")
+        connection.execute("UPDATE alembic_version SET version_num = '0007'")
     await opened(path)
 
 

@@ -1,0 +1,83 @@
+"""Reading chains of actions, and what a decision needs of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import bindparam, func, or_, select
+
+from broker.adapters.store.reading import OPEN, task
+from broker.adapters.store.rows import action_of
+from broker.adapters.store.schema import actions, leases
+from broker.adapters.store.session import EPOCH, MICROSECOND, Session, Statement, one_of
+from broker.domain.actions import Action
+from broker.domain.identifiers import ActionId, TaskId
+from broker.ports.store import ActionFacts
+
+_ACTION = Statement(select(actions).where(actions.c.action_id == bindparam("b_action")))
+_IN_ORDER = Statement(
+    select(actions)
+    .where(actions.c.task_id == bindparam("b_task"), actions.c.position > bindparam("b_after"))
+    .order_by(actions.c.position)
+    .limit(bindparam("b_limit"))
+)
+_DENIED = Statement(
+    select(actions)
+    .where(
+        actions.c.owner == bindparam("b_owner"),
+        actions.c.sticks_until.is_not(None),
+        or_(actions.c.sticks_until > bindparam("b_now"), actions.c.task_id == bindparam("b_task")),
+    )
+    .order_by(actions.c.at.desc(), actions.c.position.desc())
+    .limit(bindparam("b_limit"))
+)
+_AROUND = Statement(
+    select(
+        select(func.coalesce(func.max(actions.c.position), 0))
+        .where(actions.c.task_id == bindparam("b_task"))
+        .scalar_subquery()
+        .label("length"),
+        select(func.count())
+        .where(actions.c.task_id == bindparam("b_task"), actions.c.allowed.is_(False))
+        .scalar_subquery()
+        .label("denials"),
+        select(func.count())
+        .where(leases.c.task_id == bindparam("b_task"), one_of(leases.c.state, OPEN))
+        .scalar_subquery()
+        .label("live_leases"),
+        select(func.min(leases.c.issued_at))
+        .where(leases.c.task_id == bindparam("b_task"), one_of(leases.c.state, OPEN))
+        .scalar_subquery()
+        .label("oldest"),
+    )
+)
+
+
+def action(session: Session, action_id: ActionId) -> Action | None:
+    """One action."""
+    rows = session.rows(_ACTION, b_action=action_id)
+    return action_of(rows[0]) if rows else None
+
+
+def actions_of(session: Session, task_id: TaskId, after: int, limit: int) -> tuple[Action, ...]:
+    """A task's chain in order."""
+    rows = session.rows(_IN_ORDER, b_task=task_id, b_after=after, b_limit=limit)
+    return tuple(action_of(row) for row in rows)
+
+
+def action_facts(session: Session, task_id: TaskId, now: datetime, limit: int) -> ActionFacts:
+    """What a decision about the task needs."""
+    found = task(session, task_id)
+    if found is None:
+        return ActionFacts(task=None, length=0, denied=(), denials=0, live_leases=0, oldest_lease=None)
+    around = session.rows(_AROUND, b_task=task_id)[0]
+    denied = session.rows(_DENIED, b_owner=str(found.owner), b_now=now, b_task=task_id, b_limit=limit)
+    oldest = around["oldest"]
+    return ActionFacts(
+        task=found,
+        length=around["length"],
+        denied=tuple(action_of(row) for row in denied),
+        denials=around["denials"],
+        live_leases=around["live_leases"],
+        oldest_lease=None if oldest is None else EPOCH + oldest * MICROSECOND,
+    )
