@@ -1,7 +1,8 @@
 """Acquire and complete with a hundred thousand live leases in the store, against a thousand; and the broker's memory.
 
 The leases are rows of other instances' tasks, written into the file while the broker is stopped, alive for half a day, as
-those of a large fleet between two renewals would be. What is measured is real: SPIRE, Vault and PostgreSQL.
+those of a large fleet between two renewals would be. All of them have the id of one lease that Vault really holds, so that
+the broker, which reconciles meanwhile, finds each of them there. What is measured is real: SPIRE, Vault and PostgreSQL.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from statistics import median
 
-from bench.stack import ROLE, TASK_TYPE, Measured
+from bench.stack import ROLE, TASK_TYPE, VAULT_PATH, Measured
 
 FEW = 1_000
 EACH = 100
@@ -23,8 +24,9 @@ EACH = 100
 async def with_leases(measured: Measured, *, many: int, runs: int) -> dict[str, float]:
     """Medians with few and with many, their ratios, and the broker's resident memory (MiB) after each."""
     found: dict[str, float] = {"scale.runs": runs, "scale.leases": many}
+    lease = _a_lease(measured)
     for name, count in (("few", FEW), ("many", many)):
-        await asyncio.to_thread(_fill, measured, count)
+        await asyncio.to_thread(_fill, measured, count, lease)
         acquire, complete = await _measure(measured, runs)
         found |= {
             f"scale.acquire_{name}_ms": median(acquire) * 1000,
@@ -52,13 +54,19 @@ async def _measure(measured: Measured, runs: int) -> tuple[list[float], list[flo
     return acquires[runs // 5 :], completes[runs // 5 :]  # the first warm up
 
 
-def _fill(measured: Measured, count: int) -> None:
+def _a_lease(measured: Measured) -> str:
+    """One that Vault holds until long after all of this."""
+    made = measured.vault().read(VAULT_PATH)
+    measured.stack.vault.admin().sys.renew_lease(made["lease_id"], increment=7200)
+    return str(made["lease_id"])
+
+
+def _fill(measured: Measured, count: int, vault_lease_id: str) -> None:
     broker = measured.stack.broker
     measured.stack.stop_part("broker")
     now = time.time_ns() // 1000
     half_a_day = 12 * 3600 * 1_000_000
     with closing(sqlite3.connect(broker.folder / "broker.db")) as db, db:
-        # By their names, and not by their state: reconciling finds out that Vault knows none of them.
         (there,) = db.execute("SELECT count(*) FROM tasks WHERE task_id LIKE 'task-fleet-%'").fetchone()
         for task in range(there, count // EACH):
             owner = f"spiffe://dev.tasklease.test/agent/invoice-bot/fleet-{task}"
@@ -83,7 +91,7 @@ def _fill(measured: Measured, count: int) -> None:
                 [
                     (
                         *(f"lease-fleet-{task}-{lease}", f"task-fleet-{task}", ROLE, f"key-{lease}", now),
-                        *(now + 2 * half_a_day, f"fleet/{task}/{lease}", now, now + half_a_day),
+                        *(now + 2 * half_a_day, vault_lease_id, now, now + half_a_day),
                     )
                     for lease in range(EACH)
                 ],

@@ -37,6 +37,8 @@ ORPHAN_GRACE: Final = timedelta(minutes=2)
 """A token may be made before its task is durable, and the backend's clock may differ by a minute."""
 
 _PAGE: Final = 200
+_PAUSE: Final = 4
+"""How long the broker's own round rests after each page of leases, as a multiple of what the page took."""
 _AT_ONCE: Final = 4
 
 
@@ -147,6 +149,7 @@ class Reconcile:
                 return not await self._view.knows(lease.vault_lease_id, timeout=self._timeout)
 
         while True:
+            began = self._clock.now()
             wanted = LeaseFilter(states=frozenset({LeaseState.LIVE}))
             page = await self._store.lease_page(wanted, page_size=_PAGE, page_token=token)
             leases = [one.lease for one in page.leases]
@@ -157,6 +160,10 @@ class Reconcile:
             token = page.next_token
             if not token:
                 return
+            if not by.asked_for and (spent := self._clock.now() - began) > timedelta():
+                await self._clock.sleep(
+                    spent * _PAUSE
+                )  # nobody waits for it, and issuing must not wait either
 
     async def _lost(self, lease: Lease, by: OnBehalfOf, *, dry_run: bool) -> Finding | None:
         finding = Finding(kind=FindingKind.LOST, subject=lease.lease_id, task_id=lease.task_id)

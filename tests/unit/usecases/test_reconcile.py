@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from broker.domain.audit import AuditKind
 from broker.domain.errors import CredentialBackendUnavailableError
-from broker.domain.identifiers import TokenAccessor
+from broker.domain.identifiers import TokenAccessor, VaultLeaseId
 from broker.domain.lease import LeaseState, RevokeCause
 from broker.domain.task import TaskState
 from broker.usecases.reconcile import ORPHAN_GRACE, Finding, FindingKind, OnBehalfOf, Reconcile
 from tests.fakes.samples import BROKER, a_caller, a_role, an_end
 from tests.fakes.view import FakeView
-from tests.unit.usecases.wiring import TIMEOUT, Broker, an_acquisition
+from tests.unit.usecases.wiring import TIMEOUT, Broker, an_acquisition, settle
 
 ANN = OnBehalfOf(actor="spiffe://example.test/oncall/ann", request_id="req-7", reason="a restore")
 
@@ -50,6 +52,35 @@ async def test_where_nothing_differs_nothing_happens(world: Reconciled) -> None:
     assert (result.findings, result.leases, result.tokens, result.not_looked_at) == ([], 1, 1, [])
     assert len(await broker.records()) == before
     assert len(broker.issuer.leases) == 1
+
+
+async def test_the_brokers_own_round_rests_between_pages_and_an_operators_does_not(
+    world: Reconciled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.usecases.reconcile._PAGE", 1)
+    broker = world.broker
+    task = await broker.declared()
+    for key in ("one", "two", "three"):
+        await broker.acquired(task, key=key)
+    knows = world.view.knows
+
+    async def slowly(vault_lease_id: VaultLeaseId, *, timeout: timedelta) -> bool:
+        broker.clock.advance(seconds=2)
+        return await knows(vault_lease_id, timeout=timeout)
+
+    monkeypatch.setattr(world.view, "knows", slowly)
+    work = asyncio.create_task(world.reconcile.round())
+    await settle()
+    rests = broker.clock.next_wake
+    assert rests == broker.clock.now() + timedelta(seconds=8)
+    broker.clock.advance(seconds=8)
+    await settle()
+    assert not work.done()
+    broker.clock.advance(seconds=8)
+    await settle()
+    assert await work == 0
+    assert (await world.reconcile(by=replace(ANN, asked_for=True))).leases == 3
+    assert broker.clock.next_wake is None
 
 
 async def test_a_token_that_nobody_knows_is_revoked_with_its_leases_after_the_grace(
