@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from broker.adapters.backends.observing import BackendVerifier
+from broker.adapters.catalog.arguments import SchemaArguments
 from broker.adapters.catalog.files import CatalogFiles
 from broker.adapters.observe.issuer import WatchedIssuer
 from broker.adapters.observe.metrics import Health, PrometheusMetrics
@@ -50,13 +51,17 @@ from broker.server.rate_limit import RateLimit
 from broker.server.rounds import run_rounds
 from broker.server.serving import CannotListenError, GrpcServer
 from broker.server.tasks import TaskServicer
+from broker.server.tools import ToolServicer
 from broker.usecases.acquire_credential import AcquireCredential
+from broker.usecases.authorize_action import AuthorizeAction
+from broker.usecases.chains import Chains
 from broker.usecases.complete_task import CompleteTask
 from broker.usecases.declare_task import DeclareTask
 from broker.usecases.end_quarantined import EndQuarantined
 from broker.usecases.end_task import EndTask
 from broker.usecases.follow_changes import FollowChanges
 from broker.usecases.keep_task_alive import KeepTaskAlive
+from broker.usecases.list_tools import ListTools
 from broker.usecases.look_at_tasks import LookAtTasks
 from broker.usecases.operate_leases import OperateLeases
 from broker.usecases.quarantine import QuarantineInstances
@@ -65,6 +70,7 @@ from broker.usecases.record_refusal import RecordRefusal
 from broker.usecases.release_credential import ReleaseCredential
 from broker.usecases.renew_lease import RenewLease
 from broker.usecases.report_ended import ReportEnded
+from broker.usecases.report_outcome import ReportOutcome
 from broker.usecases.revoke_leases import RevokeLeases
 from broker.usecases.task_events import TaskEvents
 from broker.usecases.task_grants import TaskGrants
@@ -167,6 +173,7 @@ class _Broker:
             verifier=verifier,
         )
         policy = CatalogBoundsPolicy()
+        chains = Chains(store)
         acquire = AcquireCredential(
             store=store,
             catalogs=catalogs,
@@ -178,6 +185,7 @@ class _Broker:
             ids=ids,
             steps=steps,
             timeout=timeout,
+            chains=chains,
         )
         revoke_leases.being_made = lambda: acquire.being_made
         end_task = EndTask(
@@ -284,6 +292,23 @@ class _Broker:
             leases=LeaseServicer(
                 leases=OperateLeases(store=store, revoke_leases=revoke_leases, clock=clock),
                 reconcile=reconcile,
+            ),
+            tools=ToolServicer(
+                list_tools=ListTools(
+                    store=store, catalogs=catalogs, policy=policy, chains=chains, clock=clock
+                ),
+                authorize=AuthorizeAction(
+                    store=store,
+                    catalogs=catalogs,
+                    policy=policy,
+                    arguments=SchemaArguments(),
+                    chains=chains,
+                    end_task=end_task,
+                    clock=clock,
+                    ids=ids,
+                    steps=steps,
+                ),
+                report_outcome=ReportOutcome(store=store, clock=clock),
             ),
             gate=gate,
             tls=server_credentials(identity),

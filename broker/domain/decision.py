@@ -111,6 +111,7 @@ def as_facts(context: DeclareContext | AcquireContext | CallContext) -> Mapping[
                 "task_type": context.task_type,
                 "intent": context.intent,
                 "roles": sorted(context.scope.roles),
+                "tools": sorted(context.scope.tools),
                 "environment": context.environment,
             }
         case AcquireContext():

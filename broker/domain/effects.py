@@ -46,6 +46,15 @@ class Effect:
         shorter = min(len(mine), len(others))
         return mine[:shorter] == others[:shorter]
 
+    def contains(self, other: Effect) -> bool:
+        """Whether whatever the other one does is part of this one."""
+        mine = _segments(self.resource)
+        return (
+            self.verbs >= other.verbs
+            and self.destination.casefold() == other.destination.casefold()
+            and mine == _segments(other.resource)[: len(mine)]
+        )
+
     def as_text(self) -> str:
         """For people: `delete orders/17 at postgresql://db:5432`."""
         verbs = "anything" if self.verbs == EVERY_VERB else "/".join(sorted(self.verbs))

@@ -209,7 +209,7 @@ class ActionNotFoundError(NotFoundError):
     reason = "ACTION_NOT_FOUND"
 
     def __init__(self) -> None:
-        super().__init__("there is no such action of yours")
+        super().__init__("no such action")
 
 
 class QuarantineNotFoundError(NotFoundError):

@@ -46,6 +46,7 @@ class EndCause(StrEnum):
     QUARANTINED = "quarantined"
     INSTANCE_GONE = "instance-gone"
     SVID_EXPIRED = "svid-expired"
+    FINGERPRINT_CHANGED = "fingerprint-changed"
 
 
 class Outcome(StrEnum):

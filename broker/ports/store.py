@@ -61,19 +61,6 @@ class TaskPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AcquireFacts:
-    """A task and its past, as far as one acquire needs it."""
-
-    task: Task | None
-    holds_key: Lease | None
-    """The lease that holds the idempotency key (`Lease.holds_key`)."""
-    open_leases: int
-    """Leases that are not final."""
-    denials: int
-    """How often the task was denied a credential."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ActionFacts:
     """A task and what is around it, as far as one decision needs it."""
 
@@ -88,6 +75,8 @@ class ActionFacts:
     """Leases that are not final."""
     oldest_lease: datetime | None
     """When the oldest of them was issued."""
+    holds_key: Lease | None = None
+    """The lease that holds the idempotency key that was asked for (`Lease.holds_key`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,15 +177,10 @@ class Store(Protocol):
 
     async def task_tokens(self, task_id: TaskId) -> tuple[TokenAccessor, ...]: ...
 
-    async def acquire_facts(self, task_id: TaskId, idempotency_key: str) -> AcquireFacts:
-        """Return what an acquire has to know of the task, in one read."""
-        ...
-
-    # Work, taken: each of these also claims what it returns, so that no other replica gets it for `CLAIM` (where there
-    # are others); the same replica gets it again if it asks again.
-
-    async def action_facts(self, task_id: TaskId, now: datetime, limit: int) -> ActionFacts:
-        """Return what a decision about the task needs; at most `limit` refusals."""
+    async def action_facts(
+        self, task_id: TaskId, now: datetime, limit: int, *, key: str | None = None
+    ) -> ActionFacts:
+        """Return what a decision about the task needs; at most `limit` refusals; `key` is of an acquire."""
         ...
 
     async def actions_of(self, task_id: TaskId, after: int, limit: int) -> tuple[Action, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from broker.domain.identifiers import LeaseId, RequestId, TaskId
+from broker.domain.identifiers import ActionId, LeaseId, RequestId, TaskId
 
 
 class Clock(Protocol):
@@ -24,6 +24,8 @@ class Ids(Protocol):
     """Makes identifiers that cannot be guessed, and randomness for jitter."""
 
     def task_id(self) -> TaskId: ...
+
+    def action_id(self) -> ActionId: ...
 
     def lease_id(self) -> LeaseId: ...
 

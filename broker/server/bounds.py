@@ -21,7 +21,7 @@ from broker.domain.quarantine import QuarantineTarget, TargetKind
 from broker.domain.spiffe import AgentIdentity, InvalidSpiffeIdError, SpiffeId
 from broker.domain.task import Outcome, Scope, TaskState
 from broker.ports.store import LeaseFilter
-from broker.usecases.acquire_credential import Acquisition
+from broker.usecases.decide_acquisition import Acquisition
 from broker.usecases.declare_task import Declaration
 
 MAX_INTENT: Final = 1000
@@ -36,8 +36,8 @@ MAX_INCREMENT: Final = timedelta(hours=24)
 _MOST_VIOLATIONS: Final = 10
 _NANOS: Final = 1_000_000_000
 
-_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
-_IDENTIFIER: Final = re.compile(r"[a-z0-9-]{1,64}")
+NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
+IDENTIFIER: Final = re.compile(r"[a-z0-9-]{1,64}")
 _KEY: Final = re.compile(r"[\x21-\x7e]{8,128}")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
@@ -60,41 +60,49 @@ _OUTCOMES: Final = {
 }
 
 
-class _Problems:
+class Problems:
     """Collects what is wrong; raises once."""
 
     def __init__(self) -> None:
         self._violations: list[FieldViolation] = []
 
     def check(self, ok: bool, field: str, remedy: str) -> None:  # noqa: FBT001 - reads as a sentence
+        """Note a field that is not as it has to be."""
         if not ok:
             self._violations.append(FieldViolation(field=field, remedy=remedy))
 
     def name(self, value: str, field: str) -> None:
-        self.check(bool(_NAME.fullmatch(value)), field, "1 to 64 characters of a-z, 0-9 and '-'")
+        """As catalogs name things."""
+        self.check(bool(NAME.fullmatch(value)), field, "1 to 64 characters of a-z, 0-9 and '-'")
 
     def text(self, value: str, field: str, *, most: int, least: int = 0) -> None:
+        """Words, without control characters."""
         self.check(least <= len(value) <= most, field, f"{least} to {most} characters")
         self.check(not _CONTROL.search(value), field, "no control characters")
 
     def raise_any(self) -> None:
+        """Say all of it.
+
+        Raises:
+            FieldInvalidError: there is something.
+        """
         if self._violations:
             raise FieldInvalidError(self._violations[:_MOST_VIOLATIONS])
 
 
 def task_id(value: str) -> TaskId:
     """Check the form of a task id; whether it exists is another question."""
-    problems = _Problems()
-    problems.check(bool(_IDENTIFIER.fullmatch(value)), "task_id", "give the id that DeclareTask returned")
+    problems = Problems()
+    problems.check(bool(IDENTIFIER.fullmatch(value)), "task_id", "give the id that DeclareTask returned")
     problems.raise_any()
     return TaskId(value)
 
 
 def lease_id(value: str) -> LeaseId:
     """Check the form of a lease id."""
-    problems = _Problems()
+    problems = Problems()
     problems.check(
-        bool(_IDENTIFIER.fullmatch(value)), "lease_id", "give the id that AcquireCredential returned"
+        bool(IDENTIFIER.fullmatch(value)), "lease_id", "give the id that AcquireCredential returned"
     )
     problems.raise_any()
     return LeaseId(value)
@@ -102,12 +110,15 @@ def lease_id(value: str) -> LeaseId:
 
 def declaration(request: tasks_pb2.DeclareTaskRequest) -> Declaration:
     """DeclareTaskRequest, bounded."""
-    problems = _Problems()
+    problems = Problems()
     problems.name(request.task_type, "task_type")
     problems.text(request.intent, "intent", least=1, most=MAX_INTENT)
     problems.check(len(request.scope.roles) <= MAX_ROLES, "scope.roles", f"at most {MAX_ROLES}")
     for index, role in enumerate(request.scope.roles[:MAX_ROLES]):
         problems.name(role, f"scope.roles[{index}]")
+    problems.check(len(request.scope.tools) <= MAX_ROLES, "scope.tools", f"at most {MAX_ROLES}")
+    for index, tool in enumerate(request.scope.tools[:MAX_ROLES]):
+        problems.name(tool, f"scope.tools[{index}]")
     if request.environment:
         problems.name(request.environment, "environment")
     problems.check(
@@ -124,7 +135,11 @@ def declaration(request: tasks_pb2.DeclareTaskRequest) -> Declaration:
     return Declaration(
         task_type=request.task_type,
         intent=request.intent,
-        scope=Scope(roles=frozenset(request.scope.roles)) if request.HasField("scope") else None,
+        scope=(
+            Scope(roles=frozenset(request.scope.roles), tools=frozenset(request.scope.tools))
+            if request.HasField("scope")
+            else None
+        ),
         environment=request.environment,
         deadline=deadline,
         fingerprint=request.fingerprint,
@@ -134,9 +149,9 @@ def declaration(request: tasks_pb2.DeclareTaskRequest) -> Declaration:
 
 def acquisition(request: credentials_pb2.AcquireCredentialRequest) -> Acquisition:
     """AcquireCredentialRequest, bounded."""
-    problems = _Problems()
+    problems = Problems()
     problems.check(
-        bool(_IDENTIFIER.fullmatch(request.task_id)), "task_id", "give the id that DeclareTask returned"
+        bool(IDENTIFIER.fullmatch(request.task_id)), "task_id", "give the id that DeclareTask returned"
     )
     problems.name(request.role, "role")
     problems.check(
@@ -154,7 +169,7 @@ def increment(request: credentials_pb2.RenewCredentialRequest) -> timedelta | No
     """The wanted time to live; None when unset."""
     if not request.HasField("increment"):
         return None
-    problems = _Problems()
+    problems = Problems()
     wanted = _duration(request.increment)
     problems.check(
         wanted is not None and timedelta(seconds=1) <= wanted <= MAX_INCREMENT,
@@ -167,9 +182,9 @@ def increment(request: credentials_pb2.RenewCredentialRequest) -> timedelta | No
 
 def completion(request: tasks_pb2.CompleteTaskRequest) -> tuple[TaskId, Outcome, str]:
     """CompleteTaskRequest, bounded."""
-    problems = _Problems()
+    problems = Problems()
     problems.check(
-        bool(_IDENTIFIER.fullmatch(request.task_id)), "task_id", "give the id that DeclareTask returned"
+        bool(IDENTIFIER.fullmatch(request.task_id)), "task_id", "give the id that DeclareTask returned"
     )
     outcome = _OUTCOMES.get(request.outcome)
     problems.check(outcome is not None, "outcome", "SUCCEEDED, FAILED or CANCELLED")
@@ -180,7 +195,7 @@ def completion(request: tasks_pb2.CompleteTaskRequest) -> tuple[TaskId, Outcome,
 
 def listing(request: tasks_pb2.ListTasksRequest) -> tuple[frozenset[TaskState], int, str]:
     """ListTasksRequest, bounded: states (empty: all), page size, page token."""
-    problems = _Problems()
+    problems = Problems()
     problems.check(0 <= request.page_size <= MAX_PAGE, "page_size", f"0 to {MAX_PAGE}")
     problems.check(len(request.page_token) <= MAX_TOKEN, "page_token", "give back next_page_token as it was")
     problems.check(
@@ -198,7 +213,7 @@ def listing(request: tasks_pb2.ListTasksRequest) -> tuple[frozenset[TaskState], 
 
 def lease_listing(request: leases_pb2.ListLeasesRequest) -> tuple[LeaseFilter, int, str]:
     """ListLeasesRequest, bounded: which, page size, page token."""
-    problems = _Problems()
+    problems = Problems()
     problems.check(0 <= request.page_size <= MAX_PAGE, "page_size", f"0 to {MAX_PAGE}")
     problems.check(len(request.page_token) <= MAX_TOKEN, "page_token", "give back next_page_token as it was")
     problems.check(
@@ -207,7 +222,7 @@ def lease_listing(request: leases_pb2.ListLeasesRequest) -> tuple[LeaseFilter, i
         "INTENDED, LIVE, REVOKING, REVOKED or VOID, each once",
     )
     if request.task_id:
-        problems.check(bool(_IDENTIFIER.fullmatch(request.task_id)), "task_id", "a task's id")
+        problems.check(bool(IDENTIFIER.fullmatch(request.task_id)), "task_id", "a task's id")
     if request.owner:
         problems.check(
             _target(operators_pb2.QuarantineTarget(instance=request.owner)) is not None,
@@ -225,7 +240,7 @@ def lease_listing(request: leases_pb2.ListLeasesRequest) -> tuple[LeaseFilter, i
 
 def reason(value: str) -> str:
     """Why an operator does something."""
-    problems = _Problems()
+    problems = Problems()
     problems.text(value, "reason", least=1, most=MAX_REASON)
     problems.check(bool(value.strip()), "reason", "say why, in words")
     problems.raise_any()
@@ -236,7 +251,7 @@ def quarantine(
     request: operators_pb2.QuarantineRequest | operators_pb2.ReleaseRequest,
 ) -> tuple[QuarantineTarget, str]:
     """QuarantineRequest or ReleaseRequest, bounded: whom, and why."""
-    problems = _Problems()
+    problems = Problems()
     target = _target(request.target)
     problems.check(
         target is not None,
@@ -253,7 +268,7 @@ def quarantine(
 
 def quarantine_listing(request: operators_pb2.ListQuarantinesRequest) -> tuple[int, str]:
     """ListQuarantinesRequest, bounded: page size, page token."""
-    problems = _Problems()
+    problems = Problems()
     problems.check(0 <= request.page_size <= MAX_PAGE, "page_size", f"0 to {MAX_PAGE}")
     problems.check(
         len(request.page_token) <= MAX_QUARANTINE_TOKEN, "page_token", "give back next_page_token as it was"
@@ -264,7 +279,7 @@ def quarantine_listing(request: operators_pb2.ListQuarantinesRequest) -> tuple[i
 
 def ended_instance(request: instances_pb2.ReportEndedRequest) -> SpiffeId:
     """ReportEndedRequest, bounded: which instance."""
-    problems = _Problems()
+    problems = Problems()
     target = _target(operators_pb2.QuarantineTarget(instance=request.spiffe_id))
     problems.check(target is not None, "spiffe_id", "spiffe://<trust domain>/agent/<class>/<instance>")
     problems.raise_any()
@@ -280,7 +295,7 @@ def _target(message: operators_pb2.QuarantineTarget) -> QuarantineTarget | None:
                 good = AgentIdentity.of(instance) is not None
                 return QuarantineTarget(kind=TargetKind.INSTANCE, name=str(instance)) if good else None
             case "agent_class":
-                good = bool(_NAME.fullmatch(message.agent_class))
+                good = bool(NAME.fullmatch(message.agent_class))
                 return (
                     QuarantineTarget(kind=TargetKind.AGENT_CLASS, name=message.agent_class) if good else None
                 )
@@ -297,7 +312,7 @@ def _target(message: operators_pb2.QuarantineTarget) -> QuarantineTarget | None:
         return None
 
 
-def _time(value: Timestamp, field: str, problems: _Problems) -> datetime | None:
+def _time(value: Timestamp, field: str, problems: Problems) -> datetime | None:
     try:
         return value.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError):

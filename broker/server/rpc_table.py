@@ -47,6 +47,8 @@ class RpcRule:
 
 _TASKS: Final = "/broker.api.v1.TaskService/"
 _CREDENTIALS: Final = "/broker.api.v1.CredentialService/"
+_TOOLS: Final = "/broker.api.v1.ToolService/"
+_ACTIONS: Final = ("action.allowed", "action.denied", "task.ending", "lease.revoked", "task.ended")
 _QUARANTINES: Final = "/broker.api.v1.QuarantineService/"
 _INSTANCES: Final = "/broker.api.v1.InstanceService/"
 _LEASES: Final = "/broker.api.v1.LeaseService/"
@@ -83,6 +85,14 @@ RPCS: Final[Mapping[str, RpcRule]] = MappingProxyType(
             action="-",
             cost=1,
             audited=("lease.revoking", "lease.revoked", "lease.revocation-failed"),
+        ),
+        _TOOLS + "ListTools": RpcRule(caller=CallerKind.OWNER, action="-", cost=2, audited=()),
+        _TOOLS + "AuthorizeAction": RpcRule(caller=CallerKind.OWNER, action="call", cost=1, audited=_ACTIONS),
+        _TOOLS + "AuthorizeActions": RpcRule(
+            caller=CallerKind.OWNER, action="call", cost=8, audited=_ACTIONS
+        ),
+        _TOOLS + "ReportOutcome": RpcRule(
+            caller=CallerKind.OWNER, action="-", cost=1, audited=("action.closed",)
         ),
         # Each attempt is audited, an agent's as well: as dear as a declaration.
         _QUARANTINES + "Quarantine": RpcRule(

@@ -22,6 +22,8 @@ from broker.api.v1 import (
     operators_pb2_grpc,
     tasks_pb2,
     tasks_pb2_grpc,
+    tools_pb2,
+    tools_pb2_grpc,
 )
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate
@@ -29,6 +31,7 @@ from broker.server.instances import InstanceServicer
 from broker.server.leases import LeaseServicer
 from broker.server.quarantines import QuarantineServicer
 from broker.server.tasks import TaskServicer
+from broker.server.tools import ToolServicer
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,7 @@ SERVICES = (
     operators_pb2.DESCRIPTOR.services_by_name["QuarantineService"].full_name,
     instances_pb2.DESCRIPTOR.services_by_name["InstanceService"].full_name,
     leases_pb2.DESCRIPTOR.services_by_name["LeaseService"].full_name,
+    tools_pb2.DESCRIPTOR.services_by_name["ToolService"].full_name,
 )
 
 
@@ -73,6 +77,7 @@ class GrpcServer:
         quarantines: QuarantineServicer,
         instances: InstanceServicer,
         leases: LeaseServicer,
+        tools: ToolServicer,
         gate: Gate,
         tls: grpc.ServerCredentials,
         listen: str,
@@ -102,6 +107,7 @@ class GrpcServer:
         operators_pb2_grpc.add_QuarantineServiceServicer_to_server(quarantines, self._server)  # type: ignore[no-untyped-call]
         instances_pb2_grpc.add_InstanceServiceServicer_to_server(instances, self._server)  # type: ignore[no-untyped-call]
         leases_pb2_grpc.add_LeaseServiceServicer_to_server(leases, self._server)  # type: ignore[no-untyped-call]
+        tools_pb2_grpc.add_ToolServiceServicer_to_server(tools, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

@@ -39,6 +39,7 @@ _CAUSES: Final = {
     EndCause.QUARANTINED: tasks_pb2.TASK_END_CAUSE_QUARANTINED,
     EndCause.INSTANCE_GONE: tasks_pb2.TASK_END_CAUSE_INSTANCE_GONE,
     EndCause.SVID_EXPIRED: tasks_pb2.TASK_END_CAUSE_SVID_EXPIRED,
+    EndCause.FINGERPRINT_CHANGED: tasks_pb2.TASK_END_CAUSE_FINGERPRINT_CHANGED,
 }
 _OUTCOMES: Final = {
     Outcome.SUCCEEDED: tasks_pb2.TASK_OUTCOME_SUCCEEDED,
@@ -114,7 +115,7 @@ def task_message(task: Task, leases: Sequence[Lease] = ()) -> tasks_pb2.Task:
         task_id=task.task_id,
         task_type=task.task_type,
         intent=task.intent,
-        scope=tasks_pb2.Scope(roles=sorted(task.scope.roles)),
+        scope=tasks_pb2.Scope(roles=sorted(task.scope.roles), tools=sorted(task.scope.tools)),
         environment=task.environment,
         state=_TASK_STATES[task.state],
         created_at=timestamp(task.created_at),

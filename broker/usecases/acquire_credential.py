@@ -16,35 +16,30 @@ accessor of the token (rule R2). From A5 on a caller that goes away no longer st
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, NoReturn
+from typing import Final
 
 from broker.domain.audit import AuditEvent, AuditKind
-from broker.domain.catalog import Catalog, CredentialRole, Destination, TaskType
-from broker.domain.changes import Append, Change, CreateLease, IssueLease, VoidLease
+from broker.domain.catalog import CredentialRole, Destination
+from broker.domain.changes import Append, Change, IssueLease, VoidLease
 from broker.domain.changes import RevokeLease as RevokeLeaseChange
-from broker.domain.decision import AcquireContext, Decision, as_facts
 from broker.domain.errors import (
     BrokerError,
     CredentialBackendUnavailableError,
     IdempotencyKeyReusedError,
-    IdempotentResultGoneError,
     InstanceQuarantinedError,
-    LeaseLimitReachedError,
     LeaseNotLiveError,
+    StoreUnavailableError,
     TaskNotActiveError,
-    TaskNotFoundError,
 )
 from broker.domain.identifiers import LeaseId, TaskId, VaultLeaseId
 from broker.domain.lease import Lease, LeaseState, RevokeCause
 from broker.domain.secret import Secret
 from broker.domain.spiffe import SpiffeId
-from broker.domain.task import Task, TaskState
+from broker.domain.task import TaskState
 from broker.ports.issuing import (
     CredentialIssuer,
     IssuedCredential,
@@ -57,7 +52,8 @@ from broker.ports.policy import CatalogSource, PolicyEngine
 from broker.ports.store import Conflict, ConflictError, Store
 from broker.ports.system import Clock, Ids, Steps
 from broker.usecases.caller import Caller
-from broker.usecases.deciding import decide, refuse
+from broker.usecases.chains import Chains
+from broker.usecases.decide_acquisition import Acquisition, DecideAcquisition
 from broker.usecases.ownership import own_lease
 from broker.usecases.revoke_leases import RevokeLeases
 from broker.usecases.task_grants import TaskGrants
@@ -67,21 +63,9 @@ logger = logging.getLogger(__name__)
 REPLAY_WINDOW: Final = timedelta(seconds=60)
 """How long the same idempotency key gets the same secret again, from memory."""
 _MOST_REPLAYS: Final = 10_000
+_TRIES: Final = 5
+"""How often an acquire is decided again because another replica was faster."""
 _Key = tuple[SpiffeId, TaskId, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Acquisition:
-    """What an agent asks for."""
-
-    task_id: TaskId
-    role: str
-    idempotency_key: str
-
-    @property
-    def digest(self) -> str:
-        """Tells two requests under one idempotency key apart."""
-        return hashlib.sha256(json.dumps([self.task_id, self.role]).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,19 +100,29 @@ class AcquireCredential:
         ids: Ids,
         steps: Steps,
         timeout: timedelta,
+        chains: Chains,
     ) -> None:
+        self._chains = chains
         self._store = store
-        self._catalogs = catalogs
-        self._policy = policy
         self._issuer = issuer
         self._grants = grants
         self._revoke_leases = revoke_leases
         self._clock = clock
-        self._ids = ids
         self._steps = steps
         self._timeout = timeout
         self._under_key: dict[_Key, _UnderKey] = {}
         self._being_made: set[LeaseId] = set()
+        self._decide = DecideAcquisition(
+            store=store,
+            catalogs=catalogs,
+            policy=policy,
+            grants=grants,
+            chains=chains,
+            clock=clock,
+            ids=ids,
+            steps=steps,
+            being_made=self._being_made,
+        )
 
     async def __call__(self, caller: Caller, request: Acquisition) -> Acquired:
         """Return a live lease and its secret.
@@ -178,122 +172,23 @@ class AcquireCredential:
             del self._under_key[key]
 
     async def _acquire(self, caller: Caller, request: Acquisition) -> Acquired:
-        facts = await self._store.acquire_facts(request.task_id, request.idempotency_key)
-        task = facts.task
-        if task is None or task.owner != caller.peer.spiffe_id:  # A1, rule R7
-            raise TaskNotFoundError
-        if task.state is not TaskState.ACTIVE:
-            raise TaskNotActiveError
-        if facts.holds_key is not None:  # A2
-            if facts.holds_key.request_digest != request.digest:
-                raise IdempotencyKeyReusedError
-            raise IdempotentResultGoneError(facts.holds_key.lease_id)
-        catalog = self._catalogs.current()
-        now = self._clock.now()
-        context = AcquireContext(
-            caller=caller.peer.spiffe_id,
-            task=task,
-            role_name=request.role,
-            role=catalog.credential_roles.get(request.role),
-            live_leases=facts.open_leases,
-            earlier_denials=facts.denials,
-            at=now,
-        )
-        decision = decide(lambda: self._policy.decide_acquisition(context, catalog))  # A3
-        role = context.role
-        task_type = catalog.task_types.get(task.task_type)
-        if not decision.allowed or role is None or task_type is None:
-            await self._deny(caller, context, decision, now)
-        self._steps.reached("acquire.decided")
+        async with self._chains.turn(request.task_id):
+            for _ in range(_TRIES):
+                intent = await self._decide(caller, request)
+                if intent is not None:
+                    break
+                self._chains.forget(request.task_id)  # another replica was faster: decide on the whole chain
+            else:
+                raise StoreUnavailableError
+        lease, role = intent.lease, intent.role
         try:
-            grant = await self._grants.current(task, catalog)  # A4
-        except ConflictError as error:
-            raise TaskNotActiveError from error
-        self._steps.reached("acquire.token-made")
-        lease = self._intent(task, role, request, grant, now)
-        self._being_made.add(lease.lease_id)
-        try:
-            await self._record_intent(caller, lease, task_type, context, decision, catalog)  # A5
-            self._steps.reached("acquire.intent-durable")
-            credential = await self._issue(caller, lease, grant, role)  # A6
+            credential = await self._issue(caller, lease, intent.grant, role)  # A6
             self._steps.reached("acquire.vault-issued")
             lease = await self._record_issue(caller, lease, role, credential)  # A7
         finally:
             self._being_made.discard(lease.lease_id)
         self._steps.reached("acquire.issued-durable")
         return Acquired(lease=lease, secret=credential.secret, destination=role.destination)  # A8
-
-    def _intent(
-        self, task: Task, role: CredentialRole, request: Acquisition, grant: TokenGrant, now: datetime
-    ) -> Lease:
-        return Lease(
-            lease_id=self._ids.lease_id(),
-            task_id=task.task_id,
-            role=role.name,
-            idempotency_key=request.idempotency_key,
-            request_digest=request.digest,
-            accessor=grant.accessor,
-            intended_at=now,
-            max_expires_at=min(now + role.max_ttl, task.deadline),
-        )
-
-    async def _deny(
-        self, caller: Caller, context: AcquireContext, decision: Decision, now: datetime
-    ) -> NoReturn:
-        event = AuditEvent(
-            kind=AuditKind.CREDENTIAL_DENIED,
-            at=now,
-            actor=str(caller.peer.spiffe_id),
-            task_id=context.task.task_id,
-            request_id=caller.request_id,
-            facts={
-                **as_facts(context),
-                **caller.peer.as_facts(),
-                "reason": decision.reason,
-                "policies": list(decision.policies),
-            },
-        )
-        await self._store.commit([Append(event=event)])
-        refuse(decision)
-
-    async def _record_intent(  # noqa: PLR0913, PLR0917 - one record's parts
-        self,
-        caller: Caller,
-        lease: Lease,
-        task_type: TaskType,
-        context: AcquireContext,
-        decision: Decision,
-        catalog: Catalog,
-    ) -> None:
-        event = AuditEvent(
-            kind=AuditKind.CREDENTIAL_INTENDED,
-            at=lease.intended_at,
-            actor=str(caller.peer.spiffe_id),
-            task_id=lease.task_id,
-            lease_id=lease.lease_id,
-            request_id=caller.request_id,
-            facts={
-                **as_facts(context),
-                "policies": list(decision.policies),
-                "catalog": catalog.digest,
-                "accessor": lease.accessor,
-                **caller.peer.as_facts(),
-            },
-        )
-        try:
-            await self._store.commit(
-                [CreateLease(lease=lease, max_live=task_type.max_leases), Append(event=event)]
-            )
-        except ConflictError as error:
-            match error.conflict:
-                case Conflict.LEASE_LIMIT:
-                    raise LeaseLimitReachedError(task_type.max_leases) from error
-                case Conflict.LEASE_KEY_TAKEN:
-                    raise IdempotencyKeyReusedError from error
-                case Conflict.OWNER_QUARANTINED:
-                    raise InstanceQuarantinedError from error
-                case _:
-                    raise TaskNotActiveError from error
 
     async def _issue(
         self, caller: Caller, lease: Lease, grant: TokenGrant, role: CredentialRole

@@ -52,7 +52,7 @@ class Declaration:
     @property
     def digest(self) -> str:
         """Tells two declarations under one idempotency key apart."""
-        body = [
+        body: list[object] = [
             self.task_type,
             self.intent,
             None if self.scope is None else sorted(self.scope.roles),
@@ -60,6 +60,8 @@ class Declaration:
             self.deadline.isoformat() if self.deadline else None,
             self.fingerprint.hex(),
         ]
+        if self.scope is not None and self.scope.tools:
+            body.append(sorted(self.scope.tools))
         return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 
 
@@ -250,7 +252,9 @@ def _scope_of(catalog: Catalog, declaration: Declaration) -> Scope:
     if declaration.scope is not None:
         return declaration.scope
     task_type = catalog.task_types.get(declaration.task_type)
-    return Scope(roles=frozenset() if task_type is None else frozenset(task_type.roles))
+    if task_type is None:
+        return Scope(roles=frozenset())
+    return Scope(roles=task_type.roles, tools=task_type.tools)
 
 
 def _environment_of(catalog: Catalog, declaration: Declaration) -> str:

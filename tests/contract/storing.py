@@ -377,7 +377,7 @@ class LeaseCases:
         first = await add_lease(store, a_lease(idempotency_key="key"), state)
         again = c.CreateLease(lease=a_lease("lease-b", idempotency_key="key"), max_live=MANY)
         assert await refused(store, again) is Conflict.LEASE_KEY_TAKEN
-        assert (await store.acquire_facts(TASK, "key")).holds_key == first
+        assert (await store.action_facts(TASK, NOON, 10, key="key")).holds_key == first
 
     async def test_leases_are_counted_all_and_unfinished(self, store: Store) -> None:
         await add_task(store)
@@ -403,9 +403,9 @@ class LeaseCases:
         await add_lease(store, a_lease(idempotency_key="key"))
         gone = c.VoidLease(lease_id=LEASE, at=NOON) if cause is None else revoke(cause=cause)
         await store.commit([gone])
-        assert (await store.acquire_facts(TASK, "key")).holds_key is None
+        assert (await store.action_facts(TASK, NOON, 10, key="key")).holds_key is None
         second = await add_lease(store, a_lease("lease-b", idempotency_key="key"))
-        assert (await store.acquire_facts(TASK, "key")).holds_key == second
+        assert (await store.action_facts(TASK, NOON, 10, key="key")).holds_key == second
 
     async def test_an_issue_fills_in_what_the_backend_said(self, store: Store) -> None:
         await add_task(store)
@@ -722,21 +722,12 @@ class ReadCases:
         for state in LeaseState:
             await add_lease(store, a_lease(f"lease-{state.value}"), state)
         await add_lease(store, a_lease("lease-b", task_id="task-b", idempotency_key="key"))
-        denied = AuditKind.CREDENTIAL_DENIED
-        await store.commit(
-            [
-                c.Append(event=an_event(denied)),
-                c.Append(event=an_event(denied)),
-                c.Append(event=an_event(denied, task_id="task-b")),
-                c.Append(event=an_event(AuditKind.TASK_DENIED)),
-            ]
-        )
-        facts = await store.acquire_facts(TASK, "key")
-        assert (facts.task, facts.holds_key, facts.open_leases, facts.denials) == (task, None, 3, 2)
+        facts = await store.action_facts(TASK, NOON, 10, key="key")
+        assert (facts.task, facts.holds_key, facts.live_leases) == (task, None, 3)
 
     async def test_the_facts_for_an_acquire_of_an_unknown_task_are_none(self, store: Store) -> None:
-        facts = await store.acquire_facts(NEVER, "key")
-        assert (facts.task, facts.holds_key, facts.open_leases, facts.denials) == (None, None, 0, 0)
+        facts = await store.action_facts(NEVER, NOON, 10, key="key")
+        assert (facts.task, facts.holds_key, facts.live_leases, facts.denials) == (None, None, 0, 0)
 
     async def test_a_task_lapses_at_its_deadline_or_without_a_sign_of_life(self, store: Store) -> None:
         hour = timedelta(hours=1)

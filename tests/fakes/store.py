@@ -12,7 +12,7 @@ from typing import assert_never
 
 from broker.domain import changes as c
 from broker.domain.actions import Action
-from broker.domain.audit import AuditKind, AuditRecord, ChainHead, append
+from broker.domain.audit import AuditRecord, ChainHead, append
 from broker.domain.errors import (
     FieldInvalidError,
     FieldViolation,
@@ -25,7 +25,6 @@ from broker.domain.quarantine import Quarantine, QuarantineTarget
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
 from broker.ports.store import (
-    AcquireFacts,
     ActionFacts,
     Conflict,
     ConflictError,
@@ -147,19 +146,9 @@ class FakeStore:
         self._check()
         return tuple(accessor for accessor, owner in self._state.tokens.items() if owner == task_id)
 
-    async def acquire_facts(self, task_id: TaskId, idempotency_key: str) -> AcquireFacts:
-        leases = self._leases(lambda lease: lease.task_id == task_id)
-        return AcquireFacts(
-            task=self._state.tasks.get(task_id),
-            holds_key=next((x for x in leases if x.idempotency_key == idempotency_key and x.holds_key), None),
-            open_leases=sum(map(_is_open, leases)),
-            denials=sum(
-                record.event.task_id == task_id and record.event.kind == AuditKind.CREDENTIAL_DENIED
-                for record in self._state.records
-            ),
-        )
-
-    async def action_facts(self, task_id: TaskId, now: datetime, limit: int) -> ActionFacts:
+    async def action_facts(
+        self, task_id: TaskId, now: datetime, limit: int, *, key: str | None = None
+    ) -> ActionFacts:
         self._check()
         task = self._state.tasks.get(task_id)
         if task is None:
@@ -180,6 +169,14 @@ class FakeStore:
             denials=sum(not action.allowed for action in own),
             live_leases=len(leases),
             oldest_lease=min((lease.issued_at for lease in leases if lease.issued_at), default=None),
+            holds_key=next(
+                (
+                    lease
+                    for lease in self._leases(lambda lease: lease.task_id == task_id)
+                    if lease.idempotency_key == key and lease.holds_key
+                ),
+                None,
+            ),
         )
 
     async def actions_of(self, task_id: TaskId, after: int, limit: int) -> tuple[Action, ...]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from broker.domain.identifiers import LeaseId, RequestId, TaskId
+from broker.domain.identifiers import ActionId, LeaseId, RequestId, TaskId
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -46,10 +46,15 @@ class CountingIds:
 
     def __init__(self, fraction: float = 0.5) -> None:
         self._count = 0
+        self._actions = 0
         self._fraction = fraction
 
     def task_id(self) -> TaskId:
         return TaskId(f"task-{self._next()}")
+
+    def action_id(self) -> ActionId:
+        self._actions += 1  # apart, so that the other ids are those of a world without actions
+        return ActionId(f"action-{self._actions:026}")
 
     def lease_id(self) -> LeaseId:
         return LeaseId(f"lease-{self._next()}")

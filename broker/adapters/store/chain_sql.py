@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import bindparam, func, or_, select
 
-from broker.adapters.store.reading import OPEN, task
+from broker.adapters.store.reading import OPEN, leases_from, task
 from broker.adapters.store.rows import action_of
 from broker.adapters.store.schema import actions, leases
 from broker.adapters.store.session import EPOCH, MICROSECOND, Session, Statement, one_of
@@ -30,6 +30,11 @@ _DENIED = Statement(
     )
     .order_by(actions.c.at.desc(), actions.c.position.desc())
     .limit(bindparam("b_limit"))
+)
+_BY_KEY = Statement(
+    select(leases).where(
+        leases.c.task_id == bindparam("b_task"), leases.c.idempotency_key == bindparam("b_key")
+    )
 )
 _AROUND = Statement(
     select(
@@ -65,14 +70,17 @@ def actions_of(session: Session, task_id: TaskId, after: int, limit: int) -> tup
     return tuple(action_of(row) for row in rows)
 
 
-def action_facts(session: Session, task_id: TaskId, now: datetime, limit: int) -> ActionFacts:
-    """What a decision about the task needs."""
+def action_facts(
+    session: Session, task_id: TaskId, now: datetime, limit: int, key: str | None
+) -> ActionFacts:
+    """What a decision about the task needs, and who holds the idempotency key of an acquire."""
     found = task(session, task_id)
     if found is None:
         return ActionFacts(task=None, length=0, denied=(), denials=0, live_leases=0, oldest_lease=None)
     around = session.rows(_AROUND, b_task=task_id)[0]
     denied = session.rows(_DENIED, b_owner=str(found.owner), b_now=now, b_task=task_id, b_limit=limit)
     oldest = around["oldest"]
+    under_key = [] if key is None else leases_from(session.rows(_BY_KEY, b_task=task_id, b_key=key))
     return ActionFacts(
         task=found,
         length=around["length"],
@@ -80,4 +88,5 @@ def action_facts(session: Session, task_id: TaskId, now: datetime, limit: int) -
         denials=around["denials"],
         live_leases=around["live_leases"],
         oldest_lease=None if oldest is None else EPOCH + oldest * MICROSECOND,
+        holds_key=next((lease for lease in under_key if lease.holds_key), None),
     )

@@ -17,7 +17,7 @@ from broker.adapters.store.quarantine_sql import BY_TARGET, COUNT_BY_KIND, PAGE,
 from broker.adapters.store.rows import audit_of, lease_of, quarantine_of, task_of
 from broker.adapters.store.schema import audit_records, leases, task_tokens, tasks
 from broker.adapters.store.session import EPOCH, Row, Session, Statement, one_of
-from broker.domain.audit import AuditKind, AuditRecord, ChainHead
+from broker.domain.audit import AuditRecord, ChainHead
 from broker.domain.errors import FieldInvalidError, FieldViolation
 from broker.domain.identifiers import LeaseId, TaskId, TokenAccessor
 from broker.domain.lease import Lease, LeaseState
@@ -25,7 +25,6 @@ from broker.domain.quarantine import Quarantine, QuarantineTarget, TargetKind
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
 from broker.ports.store import (
-    AcquireFacts,
     LeaseCounts,
     QuarantinePage,
     QuarantineStatus,
@@ -55,26 +54,6 @@ _TOKENS = Statement(
     select(task_tokens.c.accessor)
     .where(task_tokens.c.task_id == bindparam("b_task"))
     .order_by(task_tokens.c.made_at)
-)
-_BY_KEY = Statement(
-    select(leases).where(
-        leases.c.task_id == bindparam("b_task"), leases.c.idempotency_key == bindparam("b_key")
-    )
-)
-_COUNTS = Statement(
-    select(
-        select(func.count())
-        .where(leases.c.task_id == bindparam("b_task"), one_of(leases.c.state, OPEN))
-        .scalar_subquery()
-        .label("open_leases"),
-        select(func.count())
-        .where(
-            audit_records.c.task_id == bindparam("b_task"),
-            audit_records.c.kind == AuditKind.CREDENTIAL_DENIED,
-        )
-        .scalar_subquery()
-        .label("denials"),
-    )
 )
 _TASKS_BY_STATE = Statement(
     select(tasks.c.state, func.count().label("number"))
@@ -222,7 +201,7 @@ def lease(session: Session, lease_id: LeaseId) -> Lease | None:
 
 def leases_of(session: Session, task_id: TaskId) -> tuple[Lease, ...]:
     """A task's leases, oldest first."""
-    return _leases(session.rows(_LEASES_OF, b_task=task_id))
+    return leases_from(session.rows(_LEASES_OF, b_task=task_id))
 
 
 def task_tokens_of(session: Session, task_id: TaskId) -> tuple[TokenAccessor, ...]:
@@ -234,18 +213,6 @@ def lease_counts(session: Session, task_id: TaskId) -> LeaseCounts:
     """How many leases a task has."""
     numbers = {row["state"]: row["number"] for row in session.rows(_LEASE_COUNTS, b_task=task_id)}
     return LeaseCounts(ever=sum(numbers.values()), unfinished=sum(numbers.get(state, 0) for state in OPEN))
-
-
-def acquire_facts(session: Session, task_id: TaskId, key: str) -> AcquireFacts:
-    """A task and its past, for an acquire."""
-    under_key = _leases(session.rows(_BY_KEY, b_task=task_id, b_key=key))
-    counts = session.rows(_COUNTS, b_task=task_id)[0]
-    return AcquireFacts(
-        task=task(session, task_id),
-        holds_key=next((found for found in under_key if found.holds_key), None),
-        open_leases=counts["open_leases"],
-        denials=counts["denials"],
-    )
 
 
 def lapsed_tasks(session: Session, now: datetime, limit: int) -> tuple[Task, ...]:
@@ -260,12 +227,12 @@ def ending_tasks(session: Session, limit: int) -> tuple[Task, ...]:
 
 def leases_due_for_renewal(session: Session, before: datetime, limit: int) -> tuple[Lease, ...]:
     """Live leases of active tasks that expire before `before`."""
-    return _leases(session.rows(DUE_FOR_RENEWAL, b_before=before, b_limit=limit))
+    return leases_from(session.rows(DUE_FOR_RENEWAL, b_before=before, b_limit=limit))
 
 
 def leases_expired(session: Session, now: datetime, limit: int) -> tuple[Lease, ...]:
     """Live leases whose time ran out."""
-    return _leases(session.rows(EXPIRED, b_now=now, b_limit=limit))
+    return leases_from(session.rows(EXPIRED, b_now=now, b_limit=limit))
 
 
 def quarantines(session: Session) -> tuple[Quarantine, ...]:
@@ -315,7 +282,8 @@ def audit_head(session: Session) -> ChainHead | None:
     return ChainHead(sequence=rows[0]["sequence"], hash=rows[0]["hash"]) if rows else None
 
 
-def _leases(rows: Sequence[Row]) -> tuple[Lease, ...]:
+def leases_from(rows: Sequence[Row]) -> tuple[Lease, ...]:
+    """Rows as leases."""
     return tuple(lease_of(row) for row in rows)
 
 

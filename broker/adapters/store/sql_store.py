@@ -35,7 +35,6 @@ from broker.domain.quarantine import Quarantine, QuarantineTarget
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
 from broker.ports.store import (
-    AcquireFacts,
     ActionFacts,
     ConflictError,
     LeaseCounts,
@@ -163,13 +162,11 @@ class SqlStore(ABC):
         """Accessors of a task's tokens."""
         return await self._read(reading.task_tokens_of, task_id)
 
-    async def acquire_facts(self, task_id: TaskId, idempotency_key: str) -> AcquireFacts:
-        """A task's past, for an acquire."""
-        return await self._read(reading.acquire_facts, task_id, idempotency_key)
-
-    async def action_facts(self, task_id: TaskId, now: datetime, limit: int) -> ActionFacts:
+    async def action_facts(
+        self, task_id: TaskId, now: datetime, limit: int, *, key: str | None = None
+    ) -> ActionFacts:
         """What a decision about a task needs."""
-        return await self._read(chain_sql.action_facts, task_id, now, limit)
+        return await self._read(chain_sql.action_facts, task_id, now, limit, key)
 
     async def actions_of(self, task_id: TaskId, after: int, limit: int) -> tuple[Action, ...]:
         """A task's chain in order."""

@@ -6,7 +6,7 @@ import secrets
 import time
 from typing import Final
 
-from broker.domain.identifiers import LeaseId, RequestId, TaskId
+from broker.domain.identifiers import ActionId, LeaseId, RequestId, TaskId
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _CHARACTERS: Final = 26
@@ -18,6 +18,10 @@ class RandomIds:
     def task_id(self) -> TaskId:
         """Return a new task id."""
         return TaskId(f"task-{_ulid()}")
+
+    def action_id(self) -> ActionId:
+        """Return a new action id."""
+        return ActionId(f"action-{_ulid()}")
 
     def lease_id(self) -> LeaseId:
         """Return a new lease id."""

@@ -70,7 +70,8 @@ class CredentialServiceServicer:
         """Decides, makes and hands out one credential for one role of the task's scope.
 
         Caller: the instance that owns the task.
-        Reasons: TASK_NOT_FOUND, TASK_NOT_ACTIVE, ROLE_NOT_ALLOWED, POLICY_DENIED, LEASE_LIMIT_REACHED,
+        Reasons: TASK_NOT_FOUND, TASK_NOT_ACTIVE, ROLE_NOT_ALLOWED, POLICY_DENIED, EFFECT_DENIED, STEP_NOT_ALLOWED,
+        LEASE_LIMIT_REACHED, ACTION_LIMIT_REACHED,
         LEASE_NOT_LIVE (released or revoked meanwhile), IDEMPOTENCY_KEY_REUSED, IDEMPOTENT_RESULT_GONE,
         CREDENTIAL_BACKEND_UNAVAILABLE.
         Audited: the decision with the intent before Vault is asked, the issue before the secret leaves.

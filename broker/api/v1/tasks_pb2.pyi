@@ -36,6 +36,7 @@ class TaskEndCause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_END_CAUSE_QUARANTINED: _ClassVar[TaskEndCause]
     TASK_END_CAUSE_INSTANCE_GONE: _ClassVar[TaskEndCause]
     TASK_END_CAUSE_SVID_EXPIRED: _ClassVar[TaskEndCause]
+    TASK_END_CAUSE_FINGERPRINT_CHANGED: _ClassVar[TaskEndCause]
 TASK_STATE_UNSPECIFIED: TaskState
 TASK_STATE_ACTIVE: TaskState
 TASK_STATE_ENDING: TaskState
@@ -52,12 +53,15 @@ TASK_END_CAUSE_REVOKED: TaskEndCause
 TASK_END_CAUSE_QUARANTINED: TaskEndCause
 TASK_END_CAUSE_INSTANCE_GONE: TaskEndCause
 TASK_END_CAUSE_SVID_EXPIRED: TaskEndCause
+TASK_END_CAUSE_FINGERPRINT_CHANGED: TaskEndCause
 
 class Scope(_message.Message):
-    __slots__ = ("roles",)
+    __slots__ = ("roles", "tools")
     ROLES_FIELD_NUMBER: _ClassVar[int]
+    TOOLS_FIELD_NUMBER: _ClassVar[int]
     roles: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, roles: _Optional[_Iterable[str]] = ...) -> None: ...
+    tools: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, roles: _Optional[_Iterable[str]] = ..., tools: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Task(_message.Message):
     __slots__ = ("task_id", "task_type", "intent", "scope", "environment", "state", "created_at", "deadline", "heartbeat_due", "heartbeat_interval", "end_cause", "outcome", "ended_at", "leases")

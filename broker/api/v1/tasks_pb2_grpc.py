@@ -85,7 +85,7 @@ class TaskServiceServicer:
         """Declares a unit of work. The scope is fixed from here on: it never grows.
 
         Caller: any instance of an agent class of the catalog.
-        Reasons: TASK_TYPE_NOT_ALLOWED, ENVIRONMENT_NOT_ALLOWED, ROLE_NOT_ALLOWED, POLICY_DENIED,
+        Reasons: TASK_TYPE_NOT_ALLOWED, ENVIRONMENT_NOT_ALLOWED, ROLE_NOT_ALLOWED, TOOL_NOT_ALLOWED, POLICY_DENIED,
         TASK_LIMIT_REACHED, IDEMPOTENCY_KEY_REUSED, CREDENTIAL_BACKEND_UNAVAILABLE.
         Audited: the decision, allowed or denied.
         Idempotent under `idempotency_key`, for as long as the broker knows the task.

@@ -35,6 +35,7 @@ from broker.server.quarantines import QuarantineServicer
 from broker.server.rate_limit import RateLimit
 from broker.server.serving import GrpcServer
 from broker.server.tasks import TaskServicer
+from broker.server.tools import ToolServicer
 from broker.usecases.record_refusal import RecordRefusal
 from tests.fakes.issuer import FakeIssuer
 from tests.fakes.samples import BROKER, OWNER, a_catalog
@@ -47,6 +48,7 @@ from tests.unit.usecases.wiring import Broker
 
 TASKS = "/broker.api.v1.TaskService/"
 CREDENTIALS = "/broker.api.v1.CredentialService/"
+TOOLS = "/broker.api.v1.ToolService/"
 INSTANCES = "/broker.api.v1.InstanceService/"
 LEASES = "/broker.api.v1.LeaseService/"
 QUARANTINES = "/broker.api.v1.QuarantineService/"
@@ -204,6 +206,11 @@ class Served:
             quarantines=QuarantineServicer(quarantine=self.broker.quarantine_instances),
             instances=InstanceServicer(report_ended=self.broker.report_ended),
             leases=LeaseServicer(leases=self.broker.operate_leases, reconcile=self.broker.reconcile),
+            tools=ToolServicer(
+                list_tools=self.broker.list_tools,
+                authorize=self.broker.authorize,
+                report_outcome=self.broker.report_outcome,
+            ),
             gate=self.gate,
             tls=grpc.ssl_server_credentials([(own.key, own.chain)], authority.pem, require_client_auth=True),
             listen=self.address,

@@ -45,6 +45,7 @@ def test_what_changes_something_is_audited() -> None:
     reads = {
         "GetTask",
         "ListTasks",
+        "ListTools",
         "Heartbeat",
         "AttachTask",
         "Check",

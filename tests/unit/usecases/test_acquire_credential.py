@@ -10,7 +10,7 @@ import pytest
 
 from broker.domain.audit import AuditKind
 from broker.domain.changes import AddTaskToken, Append, CreateLease, IssueLease, RevokeLease, VoidLease
-from broker.domain.decision import AcquireContext, Decision, DeclareContext, Verdict
+from broker.domain.decision import AcquireContext, CallContext, Decision, DeclareContext, Verdict
 from broker.domain.errors import (
     CredentialBackendUnavailableError,
     IdempotencyKeyReusedError,
@@ -26,7 +26,8 @@ from broker.domain.errors import (
 from broker.domain.identifiers import TaskId
 from broker.domain.lease import LeaseState, RevokeCause
 from broker.domain.task import Scope, Task
-from broker.usecases.acquire_credential import REPLAY_WINDOW, Acquisition
+from broker.usecases.acquire_credential import REPLAY_WINDOW
+from broker.usecases.decide_acquisition import Acquisition
 from broker.usecases.revoke_leases import IN_DOUBT_GRACE
 from tests.fakes.issuer import Trouble
 from tests.fakes.samples import OTHER, OWNER, a_caller, a_catalog, a_role, an_end
@@ -188,7 +189,7 @@ async def test_the_decision_sees_what_the_task_holds_and_was_denied(broker: Brok
 async def test_a_policy_engine_that_fails_denies(broker: Broker) -> None:
     task = await broker.declared()
 
-    def fail(_context: DeclareContext | AcquireContext) -> Decision:
+    def fail(_context: DeclareContext | AcquireContext | CallContext) -> Decision:
         raise RuntimeError
 
     broker.policy.instead = fail

@@ -9,7 +9,7 @@ import pytest
 
 from broker.domain.audit import AuditKind
 from broker.domain.changes import Append, CreateTask
-from broker.domain.decision import AcquireContext, Decision, DeclareContext, Verdict
+from broker.domain.decision import AcquireContext, CallContext, Decision, DeclareContext, Verdict
 from broker.domain.errors import (
     AgentClassUnknownError,
     BrokerError,
@@ -111,7 +111,7 @@ async def test_a_denial_that_cannot_be_recorded_is_not_answered(broker: Broker) 
 
 
 async def test_a_policy_engine_that_fails_denies(broker: Broker) -> None:
-    def fail(_context: DeclareContext | AcquireContext) -> Decision:
+    def fail(_context: DeclareContext | AcquireContext | CallContext) -> Decision:
         message = "engine"
         raise ZeroDivisionError(message)
 

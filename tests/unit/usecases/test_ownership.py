@@ -10,8 +10,8 @@ import pytest
 from broker.domain.errors import BrokerError, LeaseNotFoundError, TaskNotFoundError
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.task import Outcome
-from broker.usecases.acquire_credential import Acquisition
 from broker.usecases.caller import Caller
+from broker.usecases.decide_acquisition import Acquisition
 from tests.fakes.samples import OTHER, a_caller
 from tests.unit.usecases.wiring import Broker
 

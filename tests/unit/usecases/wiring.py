@@ -7,21 +7,26 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from broker.adapters.catalog.arguments import SchemaArguments
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.store.quarantine import StoredQuarantine
 from broker.domain.audit import AuditRecord, ChainHead, verify_chain
 from broker.domain.catalog import Catalog
-from broker.domain.decision import AcquireContext, Decision, DeclareContext
+from broker.domain.decision import AcquireContext, CallContext, Decision, DeclareContext
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import Lease
 from broker.domain.task import Scope, Task
-from broker.usecases.acquire_credential import AcquireCredential, Acquired, Acquisition
+from broker.usecases.acquire_credential import AcquireCredential, Acquired
+from broker.usecases.authorize_action import AuthorizeAction
 from broker.usecases.caller import Caller
+from broker.usecases.chains import Chains
 from broker.usecases.complete_task import CompleteTask
+from broker.usecases.decide_acquisition import Acquisition
 from broker.usecases.declare_task import Declaration, DeclareTask
 from broker.usecases.end_quarantined import EndQuarantined
 from broker.usecases.end_task import EndTask
 from broker.usecases.keep_task_alive import KeepTaskAlive
+from broker.usecases.list_tools import ListTools
 from broker.usecases.look_at_tasks import LookAtTasks
 from broker.usecases.operate_leases import OperateLeases
 from broker.usecases.quarantine import QuarantineInstances
@@ -29,6 +34,7 @@ from broker.usecases.reconcile import Reconcile
 from broker.usecases.release_credential import ReleaseCredential
 from broker.usecases.renew_lease import RenewLease
 from broker.usecases.report_ended import ReportEnded
+from broker.usecases.report_outcome import ReportOutcome
 from broker.usecases.revoke_leases import RevokeLeases
 from broker.usecases.task_events import TaskEvents
 from broker.usecases.task_grants import TaskGrants
@@ -57,8 +63,8 @@ class WatchedPolicy:
     """Implements ports.policy.PolicyEngine: the catalog's bounds, unless a test has another decision."""
 
     def __init__(self) -> None:
-        self.instead: Callable[[DeclareContext | AcquireContext], Decision] | None = None
-        self.asked: list[DeclareContext | AcquireContext] = []
+        self.instead: Callable[[DeclareContext | AcquireContext | CallContext], Decision] | None = None
+        self.asked: list[DeclareContext | AcquireContext | CallContext] = []
         self._bounds = CatalogBoundsPolicy()
 
     def decide_declaration(self, context: DeclareContext, catalog: Catalog) -> Decision:
@@ -72,6 +78,15 @@ class WatchedPolicy:
         if self.instead is not None:
             return self.instead(context)
         return self._bounds.decide_acquisition(context, catalog)
+
+    def decide_call(self, context: CallContext, catalog: Catalog) -> Decision:
+        self.asked.append(context)
+        if self.instead is not None:
+            return self.instead(context)
+        return self._bounds.decide_call(context, catalog)
+
+    def could_allow_call(self, context: CallContext, catalog: Catalog) -> bool:
+        return self.decide_call(context, catalog).allowed
 
 
 class Broker:
@@ -114,7 +129,8 @@ class Broker:
             "timeout": TIMEOUT,
         }
         self.declare = DeclareTask(**shared)
-        self.acquire = AcquireCredential(**shared, revoke_leases=revoke_leases)
+        self.chains = Chains(store)
+        self.acquire = AcquireCredential(**shared, revoke_leases=revoke_leases, chains=self.chains)
         revoke_leases.being_made = lambda: self.acquire.being_made
         self.end_task = EndTask(
             store=store,
@@ -124,6 +140,21 @@ class Broker:
             events=events,
             steps=steps,
         )
+        self.authorize = AuthorizeAction(
+            store=store,
+            catalogs=catalogs,
+            policy=policy,
+            arguments=SchemaArguments(),
+            chains=self.chains,
+            end_task=self.end_task,
+            clock=clock,
+            ids=ids,
+            steps=steps,
+        )
+        self.list_tools = ListTools(
+            store=store, catalogs=catalogs, policy=policy, chains=self.chains, clock=clock
+        )
+        self.report_outcome = ReportOutcome(store=store, clock=clock)
         self.renew = RenewLease(
             store=store, catalogs=catalogs, issuer=issuer, events=events, clock=clock, timeout=TIMEOUT
         )

@@ -1,0 +1,258 @@
+"""Authorize a tool call (step 3 of a credential's life).
+
+    C1  load the task, what was denied before, and its chain; it must be the caller's, and active
+    C2  another fingerprint than at the declaration ends the task
+    C3  the arguments must be what the tool takes
+    C4  decide: policy, earlier denials, the chain
+    C5  the decision, the chain's new link and the audit record durable  ── rule R1
+    C6  the answer leaves
+
+A refusal is an answer, not an error: it is a link of the chain as well, and its effect stays denied (rule R9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from broker.domain.actions import Action, ActionKind, Chain, digest_of
+from broker.domain.audit import AuditEvent, AuditKind
+from broker.domain.catalog import NO_OBLIGATIONS, Catalog, Obligations, Tool
+from broker.domain.chain_rule import ANY_CHAIN
+from broker.domain.changes import Append, Change, RecordAction
+from broker.domain.decision import CallContext, Decision, Fingerprint, Verdict, as_facts
+from broker.domain.errors import (
+    DenialClass,
+    FingerprintChangedError,
+    InstanceQuarantinedError,
+    StoreUnavailableError,
+    TaskNotActiveError,
+    TaskNotFoundError,
+)
+from broker.domain.flows import labels_of
+from broker.domain.identifiers import TaskId
+from broker.domain.task import EndCause, Task, TaskEnd, TaskState
+from broker.ports.arguments import ArgumentChecker
+from broker.ports.policy import CatalogSource, PolicyEngine
+from broker.ports.store import ActionFacts, Conflict, ConflictError, Store
+from broker.ports.system import Clock, Ids, Steps
+from broker.usecases.caller import Caller
+from broker.usecases.chains import Chains
+from broker.usecases.deciding import decide
+from broker.usecases.end_task import EndTask
+from broker.usecases.ruling import MOST_DENIED, NOWHERE, STICKS_FOR, Ruling, demand_room, refusal_facts, rule
+
+_TRIES: Final = 5
+"""How often a decision is made again because another replica was faster."""
+
+_FINGERPRINT_CHANGED: Final = Decision(
+    verdict=Verdict.DENY,
+    policies=("tasklease:fingerprint",),
+    reason=FingerprintChangedError.reason,
+    text="model, prompt or tool schemas are not those that the task was declared with: the task is ended",
+    denial_class=DenialClass.STRUCTURAL,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What an agent wants to do."""
+
+    tool: str
+    arguments: Mapping[str, object]
+    fingerprint: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authorization:
+    """The answer, durable."""
+
+    action: Action
+    decision: Decision
+    expected: frozenset[str]
+    obligations: Obligations
+
+
+class AuthorizeAction:
+    """See the module."""
+
+    def __init__(  # noqa: PLR0913 - the ports of one path
+        self,
+        *,
+        store: Store,
+        catalogs: CatalogSource,
+        policy: PolicyEngine,
+        arguments: ArgumentChecker,
+        chains: Chains,
+        end_task: EndTask,
+        clock: Clock,
+        ids: Ids,
+        steps: Steps,
+    ) -> None:
+        self._store = store
+        self._catalogs = catalogs
+        self._policy = policy
+        self._arguments = arguments
+        self._chains = chains
+        self._end_task = end_task
+        self._clock = clock
+        self._ids = ids
+        self._steps = steps
+
+    async def __call__(self, caller: Caller, task_id: TaskId, call: Call) -> Authorization:
+        """Decide one call.
+
+        Raises:
+            TaskNotFoundError: not a task of the caller's.
+            TaskNotActiveError: the task is ending or has ended.
+            FieldInvalidError: the arguments are not what the tool takes; nothing was decided.
+            ActionLimitReachedError: the chain, or the list of its refusals, is full.
+            StoreUnavailableError: nothing is allowed.
+        """
+        async with self._chains.turn(task_id):
+            for _ in range(_TRIES):
+                try:
+                    return await self._authorize(caller, task_id, call)
+                except ConflictError as error:
+                    if error.conflict is Conflict.OWNER_QUARANTINED:
+                        raise InstanceQuarantinedError from error
+                    if error.conflict is not Conflict.CHAIN_MOVED_ON:
+                        raise TaskNotActiveError from error
+                    self._chains.forget(task_id)
+        raise StoreUnavailableError  # others are always faster: later
+
+    async def plan(
+        self, caller: Caller, task_id: TaskId, calls: Sequence[Call], *, stop_at_refusal: bool
+    ) -> list[Authorization]:
+        """Decide several calls in order, each on the chain with those before it.
+
+        Raises:
+            As for one; those before it stay decided.
+        """
+        found = []
+        for call in calls:
+            found.append(await self(caller, task_id, call))
+            if stop_at_refusal and not found[-1].decision.allowed:
+                break
+        return found
+
+    async def _authorize(self, caller: Caller, task_id: TaskId, call: Call) -> Authorization:
+        now = self._clock.now()
+        facts = await self._store.action_facts(task_id, now, MOST_DENIED)
+        task = facts.task
+        if task is None or task.owner != caller.peer.spiffe_id:  # C1, rule R7
+            raise TaskNotFoundError
+        if task.state is not TaskState.ACTIVE:
+            raise TaskNotActiveError
+        chain = await self._chains.up_to(task_id, facts.length)
+        catalog = self._catalogs.current()
+        task_type = catalog.task_types.get(task.task_type)
+        demand_room(
+            facts.length, len(facts.denied), most=task_type.max_actions if task_type is not None else 0
+        )
+        tool = catalog.tools.get(call.tool)
+        context = _context(caller, task, tool, call, facts, chain, now)
+        if context.fingerprint is Fingerprint.CHANGED:  # C2
+            ruling = Ruling(decision=_FINGERPRINT_CHANGED)
+        else:
+            in_reach = tool is not None and call.tool in task.scope.tools
+            if tool is not None and in_reach:
+                self._arguments.check(tool, call.arguments)  # C3
+            decision = decide(lambda: self._policy.decide_call(context, catalog))  # C4
+            ruling = rule(
+                decision,
+                task_id=task_id,
+                step=call.tool,
+                effect=context.effect if in_reach else None,
+                chain=chain,
+                chain_rule=task_type.chain if task_type is not None else ANY_CHAIN,
+                denied=facts.denied,
+                now=now,
+            )
+        action = self._action(task, tool, context, ruling, chain)
+        await self._record(caller, context, action, ruling, catalog)  # C5
+        self._chains.add(action)
+        self._steps.reached("authorize.durable")
+        if context.fingerprint is Fingerprint.CHANGED:
+            end = TaskEnd(cause=EndCause.FINGERPRINT_CHANGED, at=now)
+            await self._end_task(task_id, end, actor=str(caller.peer.spiffe_id), request_id=caller.request_id)
+        return Authorization(
+            action=action,
+            decision=ruling.decision,
+            expected=ruling.expected,
+            obligations=tool.obligations if tool is not None and action.allowed else NO_OBLIGATIONS,
+        )
+
+    def _action(
+        self, task: Task, tool: Tool | None, context: CallContext, ruling: Ruling, chain: Chain
+    ) -> Action:
+        decision = ruling.decision
+        return Action(
+            action_id=self._ids.action_id(),
+            task_id=task.task_id,
+            owner=task.owner,
+            position=chain.length + 1,
+            kind=ActionKind.TOOL,
+            name=context.tool_name,
+            effect=context.effect or NOWHERE,
+            arguments_digest=context.arguments_digest,
+            at=context.at,
+            allowed=decision.allowed,
+            reason="" if decision.allowed else decision.reason,
+            denial_class=None if decision.allowed else decision.denial_class,
+            labels=labels_of(tool.reads) if tool is not None and decision.allowed else frozenset(),
+            sticks_until=context.at + STICKS_FOR if ruling.sticks else None,
+        )
+
+    async def _record(
+        self, caller: Caller, context: CallContext, action: Action, ruling: Ruling, catalog: Catalog
+    ) -> None:
+        event = AuditEvent(
+            kind=AuditKind.ACTION_ALLOWED if action.allowed else AuditKind.ACTION_DENIED,
+            at=action.at,
+            actor=str(caller.peer.spiffe_id),
+            task_id=action.task_id,
+            request_id=caller.request_id,
+            facts={
+                **as_facts(context),
+                "action": action.action_id,
+                "policies": list(ruling.decision.policies),
+                "catalog": catalog.digest,
+                **({} if action.allowed else refusal_facts(ruling)),
+                **caller.peer.as_facts(),
+            },
+        )
+        changes: list[Change] = [RecordAction(action=action), Append(event=event)]
+        await self._store.commit(changes)
+
+
+def _context(  # noqa: PLR0913, PLR0917 - a context's parts
+    caller: Caller,
+    task: Task,
+    tool: Tool | None,
+    call: Call,
+    facts: ActionFacts,
+    chain: Chain,
+    now: datetime,
+) -> CallContext:
+    fingerprint = Fingerprint.ABSENT
+    if task.fingerprint and call.fingerprint:
+        same = task.fingerprint == call.fingerprint
+        fingerprint = Fingerprint.SAME if same else Fingerprint.CHANGED
+    return CallContext(
+        caller=caller.peer.spiffe_id,
+        task=task,
+        tool_name=call.tool,
+        tool=tool,
+        arguments=call.arguments,
+        arguments_digest=digest_of(call.arguments),
+        effect=None if tool is None else tool.effect(call.arguments),
+        fingerprint=fingerprint,
+        live_leases=facts.live_leases,
+        earlier_denials=facts.denials,
+        at=now,
+        chain=chain,
+        oldest_lease=facts.oldest_lease,
+    )

@@ -1,0 +1,70 @@
+"""The chains of tasks, in memory and in the store, and one decision at a time for each task.
+
+What always holds: a decision is made on the whole chain. Within this process a task's decisions take turns; across replicas
+the position of the next action is a precondition of its commit, so that one that was decided on less is decided again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+from weakref import WeakValueDictionary
+
+from broker.domain.actions import NO_ACTIONS, Action, Chain
+from broker.domain.identifiers import TaskId
+from broker.ports.store import Store
+
+_MOST_KEPT: Final = 5_000
+_PAGE: Final = 1_000
+
+
+class Chains:
+    """See the module. Of one event loop."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept: OrderedDict[TaskId, Chain] = OrderedDict()
+        self._turns: WeakValueDictionary[TaskId, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def turn(self, task_id: TaskId) -> AsyncIterator[None]:
+        """Hold the task's turn: no other decision about it is made here meanwhile."""
+        lock = self._turns.get(task_id)
+        if lock is None:
+            lock = self._turns[task_id] = asyncio.Lock()
+        async with lock:
+            yield
+
+    async def up_to(self, task_id: TaskId, length: int) -> Chain:
+        """The chain, which has at least `length` actions.
+
+        Raises:
+            StoreUnavailableError: it cannot be read.
+        """
+        chain = self._kept.pop(task_id, NO_ACTIONS)
+        while chain.length < length:
+            page = await self._store.actions_of(task_id, chain.length, _PAGE)
+            if not page:
+                break
+            for action in page:
+                chain = chain.after(action)
+        self._keep(task_id, chain)
+        return chain
+
+    def add(self, action: Action) -> None:
+        """Note one that is durable."""
+        chain = self._kept.pop(action.task_id, NO_ACTIONS)
+        if action.position == chain.length + 1:
+            self._keep(action.task_id, chain.after(action))
+
+    def forget(self, task_id: TaskId) -> None:
+        """Drop what is in memory of a task."""
+        self._kept.pop(task_id, None)
+
+    def _keep(self, task_id: TaskId, chain: Chain) -> None:
+        self._kept[task_id] = chain
+        while len(self._kept) > _MOST_KEPT:
+            self._kept.popitem(last=False)

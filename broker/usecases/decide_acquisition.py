@@ -1,0 +1,272 @@
+"""Decide an acquire, and make its intent durable: steps A1 to A5 of usecases.acquire_credential."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime
+
+from broker.domain.actions import Action, ActionKind
+from broker.domain.audit import AuditEvent, AuditKind
+from broker.domain.catalog import Catalog, CredentialRole, TaskType
+from broker.domain.chain_rule import ANY_CHAIN
+from broker.domain.changes import Append, CreateLease, RecordAction
+from broker.domain.decision import AcquireContext, Decision, as_facts
+from broker.domain.errors import (
+    IdempotencyKeyReusedError,
+    IdempotentResultGoneError,
+    InstanceQuarantinedError,
+    LeaseLimitReachedError,
+    TaskNotActiveError,
+    TaskNotFoundError,
+)
+from broker.domain.flows import labels_of
+from broker.domain.identifiers import LeaseId, TaskId
+from broker.domain.lease import Lease
+from broker.domain.task import Task, TaskState
+from broker.ports.issuing import TokenGrant
+from broker.ports.policy import CatalogSource, PolicyEngine
+from broker.ports.store import Conflict, ConflictError, Store
+from broker.ports.system import Clock, Ids, Steps
+from broker.usecases.caller import Caller
+from broker.usecases.chains import Chains
+from broker.usecases.deciding import decide, refuse
+from broker.usecases.ruling import (
+    MOST_DENIED,
+    NOWHERE,
+    STICKS_FOR,
+    Ruling,
+    demand_room,
+    refusal_facts,
+    rule,
+)
+from broker.usecases.task_grants import TaskGrants
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acquisition:
+    """What an agent asks for."""
+
+    task_id: TaskId
+    role: str
+    idempotency_key: str
+
+    @property
+    def digest(self) -> str:
+        """Tells two requests under one idempotency key apart."""
+        return hashlib.sha256(json.dumps([self.task_id, self.role]).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """What is to be issued: decided and durable."""
+
+    lease: Lease
+    role: CredentialRole
+    grant: TokenGrant
+
+
+class DecideAcquisition:
+    """See the module."""
+
+    def __init__(  # noqa: PLR0913 - the ports of one half of a path
+        self,
+        *,
+        store: Store,
+        catalogs: CatalogSource,
+        policy: PolicyEngine,
+        grants: TaskGrants,
+        chains: Chains,
+        clock: Clock,
+        ids: Ids,
+        steps: Steps,
+        being_made: set[LeaseId],
+    ) -> None:
+        self._store = store
+        self._catalogs = catalogs
+        self._policy = policy
+        self._grants = grants
+        self._chains = chains
+        self._clock = clock
+        self._ids = ids
+        self._steps = steps
+        self._being_made = being_made
+
+    async def __call__(self, caller: Caller, request: Acquisition) -> Intent | None:
+        """A1 to A5; None when the chain moved on meanwhile. The lease is among those that are being made then.
+
+        Raises:
+            As AcquireCredential.
+        """
+        now = self._clock.now()
+        facts = await self._store.action_facts(request.task_id, now, MOST_DENIED, key=request.idempotency_key)
+        task = facts.task
+        if task is None or task.owner != caller.peer.spiffe_id:  # A1, rule R7
+            raise TaskNotFoundError
+        if task.state is not TaskState.ACTIVE:
+            raise TaskNotActiveError
+        if facts.holds_key is not None:  # A2
+            if facts.holds_key.request_digest != request.digest:
+                raise IdempotencyKeyReusedError
+            raise IdempotentResultGoneError(facts.holds_key.lease_id)
+        catalog = self._catalogs.current()
+        chain = await self._chains.up_to(task.task_id, facts.length)
+        task_type = catalog.task_types.get(task.task_type)
+        demand_room(facts.length, len(facts.denied), most=task_type.max_actions if task_type else 1)
+        context = AcquireContext(
+            caller=caller.peer.spiffe_id,
+            task=task,
+            role_name=request.role,
+            role=catalog.credential_roles.get(request.role),
+            live_leases=facts.live_leases,
+            earlier_denials=facts.denials,
+            at=now,
+            chain=chain,
+            oldest_lease=facts.oldest_lease,
+        )
+        role = context.role
+        ruling = rule(
+            decide(lambda: self._policy.decide_acquisition(context, catalog)),  # A3
+            task_id=task.task_id,
+            step=request.role,
+            effect=role.effect if role is not None and request.role in task.scope.roles else None,
+            chain=chain,
+            chain_rule=task_type.chain if task_type is not None else ANY_CHAIN,
+            denied=facts.denied,
+            now=now,
+        )
+        action = self._action(context, ruling)
+        if not ruling.decision.allowed or role is None or task_type is None:
+            await self._deny(caller, context, ruling, action)
+            return None
+        self._steps.reached("acquire.decided")
+        try:
+            grant = await self._grants.current(task, catalog)  # A4
+        except ConflictError as error:
+            raise TaskNotActiveError from error
+        self._steps.reached("acquire.token-made")
+        lease = self._intent(task, role, request, grant, now)
+        self._being_made.add(lease.lease_id)
+        recorded = False
+        try:
+            recorded = await self._record_intent(
+                caller, lease, task_type, context, ruling.decision, catalog, action
+            )  # A5
+        finally:
+            if not recorded:
+                self._being_made.discard(lease.lease_id)
+        if not recorded:
+            return None
+        self._steps.reached("acquire.intent-durable")
+        return Intent(lease=lease, role=role, grant=grant)
+
+    def _intent(
+        self, task: Task, role: CredentialRole, request: Acquisition, grant: TokenGrant, now: datetime
+    ) -> Lease:
+        return Lease(
+            lease_id=self._ids.lease_id(),
+            task_id=task.task_id,
+            role=role.name,
+            idempotency_key=request.idempotency_key,
+            request_digest=request.digest,
+            accessor=grant.accessor,
+            intended_at=now,
+            max_expires_at=min(now + role.max_ttl, task.deadline),
+        )
+
+    def _action(self, context: AcquireContext, ruling: Ruling) -> Action:
+        decision, role = ruling.decision, context.role
+        return Action(
+            action_id=self._ids.action_id(),
+            task_id=context.task.task_id,
+            owner=context.task.owner,
+            position=context.chain.length + 1,
+            kind=ActionKind.CREDENTIAL,
+            name=context.role_name,
+            effect=NOWHERE if role is None else role.effect,
+            arguments_digest="",
+            at=context.at,
+            allowed=decision.allowed,
+            reason="" if decision.allowed else decision.reason,
+            denial_class=None if decision.allowed else decision.denial_class,
+            labels=labels_of(role.reads) if role is not None and decision.allowed else frozenset(),
+            sticks_until=context.at + STICKS_FOR if ruling.sticks else None,
+        )
+
+    async def _deny(self, caller: Caller, context: AcquireContext, ruling: Ruling, action: Action) -> None:
+        """Record the refusal and raise it; returns only when the chain moved on meanwhile."""
+        event = AuditEvent(
+            kind=AuditKind.CREDENTIAL_DENIED,
+            at=action.at,
+            actor=str(caller.peer.spiffe_id),
+            task_id=context.task.task_id,
+            request_id=caller.request_id,
+            facts={
+                **as_facts(context),
+                **caller.peer.as_facts(),
+                **refusal_facts(ruling),
+                "policies": list(ruling.decision.policies),
+            },
+        )
+        try:
+            await self._store.commit([RecordAction(action=action), Append(event=event)])
+        except ConflictError as error:
+            match error.conflict:
+                case Conflict.CHAIN_MOVED_ON:
+                    return
+                case Conflict.OWNER_QUARANTINED:
+                    raise InstanceQuarantinedError from error
+                case _:
+                    raise TaskNotActiveError from error
+        self._chains.add(action)
+        refuse(ruling.decision)
+
+    async def _record_intent(  # noqa: PLR0913, PLR0917 - one record's parts
+        self,
+        caller: Caller,
+        lease: Lease,
+        task_type: TaskType,
+        context: AcquireContext,
+        decision: Decision,
+        catalog: Catalog,
+        action: Action,
+    ) -> bool:
+        """Whether it is durable; False when the chain moved on meanwhile."""
+        event = AuditEvent(
+            kind=AuditKind.CREDENTIAL_INTENDED,
+            at=lease.intended_at,
+            actor=str(caller.peer.spiffe_id),
+            task_id=lease.task_id,
+            lease_id=lease.lease_id,
+            request_id=caller.request_id,
+            facts={
+                **as_facts(context),
+                "policies": list(decision.policies),
+                "catalog": catalog.digest,
+                "accessor": lease.accessor,
+                **caller.peer.as_facts(),
+            },
+        )
+        try:
+            await self._store.commit(
+                [
+                    CreateLease(lease=lease, max_live=task_type.max_leases),
+                    RecordAction(action=action),
+                    Append(event=event),
+                ]
+            )
+        except ConflictError as error:
+            match error.conflict:
+                case Conflict.CHAIN_MOVED_ON:
+                    return False
+                case Conflict.LEASE_LIMIT:
+                    raise LeaseLimitReachedError(task_type.max_leases) from error
+                case Conflict.LEASE_KEY_TAKEN:
+                    raise IdempotencyKeyReusedError from error
+                case Conflict.OWNER_QUARANTINED:
+                    raise InstanceQuarantinedError from error
+                case _:
+                    raise TaskNotActiveError from error
+        self._chains.add(action)
+        return True

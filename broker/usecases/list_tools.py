@@ -1,0 +1,86 @@
+"""List what a task may call now: of its scope, allowed with some arguments at least, not denied before, and in its turn."""
+
+from __future__ import annotations
+
+from broker.domain.actions import NO_ACTIONS, digest_of
+from broker.domain.catalog import Tool
+from broker.domain.decision import CallContext, Fingerprint
+from broker.domain.errors import TaskNotActiveError, TaskNotFoundError
+from broker.domain.identifiers import TaskId
+from broker.domain.task import TaskState
+from broker.ports.policy import CatalogSource, PolicyEngine
+from broker.ports.store import Store
+from broker.ports.system import Clock
+from broker.usecases.caller import Caller
+from broker.usecases.chains import Chains
+from broker.usecases.ruling import MOST_DENIED
+
+
+class ListTools:
+    """See the module. What it lists can still be refused with other arguments than the policies like."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        catalogs: CatalogSource,
+        policy: PolicyEngine,
+        chains: Chains,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._catalogs = catalogs
+        self._policy = policy
+        self._chains = chains
+        self._clock = clock
+
+    async def __call__(self, caller: Caller, task_id: TaskId) -> tuple[Tool, ...]:
+        """Return the tools by name.
+
+        Raises:
+            TaskNotFoundError: not a task of the caller's.
+            TaskNotActiveError: the task is ending or has ended.
+        """
+        now = self._clock.now()
+        facts = await self._store.action_facts(task_id, now, MOST_DENIED)
+        task = facts.task
+        if task is None or task.owner != caller.peer.spiffe_id:  # rule R7
+            raise TaskNotFoundError
+        if task.state is not TaskState.ACTIVE:
+            raise TaskNotActiveError
+        catalog = self._catalogs.current()
+        task_type = catalog.task_types.get(task.task_type)
+        if task_type is None or facts.length >= task_type.max_actions or len(facts.denied) >= MOST_DENIED:
+            return ()
+        chain = await self._chains.up_to(task_id, facts.length) if facts.length else NO_ACTIONS
+
+        def may_come(tool: Tool) -> bool:
+            effect = tool.effect({})
+            exact = "{" not in tool.resource
+            for earlier in facts.denied:
+                if earlier.denies(task_id, effect, now) and (exact or earlier.effect.contains(effect)):
+                    return False
+            if task_type.chain.objection(chain, tool.name, now) is not None:
+                return False
+            context = CallContext(
+                caller=caller.peer.spiffe_id,
+                task=task,
+                tool_name=tool.name,
+                tool=tool,
+                arguments={},
+                arguments_digest=digest_of({}),
+                effect=effect,
+                fingerprint=Fingerprint.ABSENT,
+                live_leases=facts.live_leases,
+                earlier_denials=facts.denials,
+                at=now,
+                chain=chain,
+                oldest_lease=facts.oldest_lease,
+            )
+            try:
+                return self._policy.could_allow_call(context, catalog)
+            except Exception:  # noqa: BLE001 - whatever it is, it is not allowed (rule R5)
+                return False
+
+        found = (catalog.tools.get(name) for name in sorted(task.scope.tools))
+        return tuple(tool for tool in found if tool is not None and may_come(tool))

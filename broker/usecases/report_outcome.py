@@ -1,0 +1,58 @@
+"""Close an allowed action: how it went, as the agent says."""
+
+from __future__ import annotations
+
+from broker.domain.actions import Action, ActionOutcome
+from broker.domain.audit import AuditEvent, AuditKind
+from broker.domain.changes import Append, CloseAction
+from broker.domain.errors import ActionNotFoundError, FieldInvalidError, FieldViolation
+from broker.domain.identifiers import ActionId
+from broker.ports.store import ConflictError, Store
+from broker.ports.system import Clock
+from broker.usecases.caller import Caller
+
+
+class ReportOutcome:
+    """See the module."""
+
+    def __init__(self, *, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def __call__(self, caller: Caller, action_id: ActionId, outcome: ActionOutcome) -> Action:
+        """Return the closed action. Saying the same again is harmless.
+
+        Raises:
+            ActionNotFoundError: not an action of the caller's.
+            FieldInvalidError: it was refused, or another outcome was reported before.
+            StoreUnavailableError: nothing changed.
+        """
+        action = await self._own(caller, action_id)
+        now = self._clock.now()
+        event = AuditEvent(
+            kind=AuditKind.ACTION_CLOSED,
+            at=now,
+            actor=str(caller.peer.spiffe_id),
+            task_id=action.task_id,
+            request_id=caller.request_id,
+            facts={"action": action_id, "outcome": outcome.value, **caller.peer.as_facts()},
+        )
+        change = CloseAction(action_id=action_id, task_id=action.task_id, outcome=outcome, at=now)
+        try:
+            await self._store.commit([change, Append(event=event)])
+        except ConflictError as error:
+            action = await self._own(caller, action_id)
+            if not action.allowed:
+                remedy = "is of an action that was refused: nothing was to be done"
+                raise FieldInvalidError([FieldViolation(field="action_id", remedy=remedy)]) from error
+            if action.outcome is not outcome:
+                remedy = f"{action.outcome.value} was reported before, and stays"
+                raise FieldInvalidError([FieldViolation(field="outcome", remedy=remedy)]) from error
+            return action
+        return action.closed(outcome, now)
+
+    async def _own(self, caller: Caller, action_id: ActionId) -> Action:
+        action = await self._store.action(action_id)
+        if action is None or action.owner != caller.peer.spiffe_id:  # rule R7
+            raise ActionNotFoundError
+        return action

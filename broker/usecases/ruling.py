@@ -1,0 +1,115 @@
+"""What becomes of a policy's decision once earlier denials and the task's chain are looked at. Nothing here allows what the
+policy engine denied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from broker.domain.actions import Action, Chain
+from broker.domain.chain_rule import ChainRule
+from broker.domain.decision import Decision, Verdict
+from broker.domain.effects import EVERY_VERB, Effect
+from broker.domain.errors import (
+    ActionLimitReachedError,
+    DenialClass,
+    EffectDeniedError,
+    PolicyDeniedError,
+    StepNotAllowedError,
+)
+from broker.domain.identifiers import TaskId
+
+STICKS_FOR: Final = timedelta(minutes=15)
+"""How long a denied effect stays denied to the instance; to the task it does for as long as that lives (rule R9)."""
+
+MOST_DENIED: Final = 200
+"""Refusals that stick, of one instance: whoever has so many gets nothing more."""
+
+
+NOWHERE: Final = Effect(verbs=EVERY_VERB, resource="", destination="")
+"""The effect of what is not in the catalog: nothing that could stick to anything else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """A decision, and whether its denial sticks to the effect."""
+
+    decision: Decision
+    sticks: bool = False
+    expected: frozenset[str] = frozenset()
+    """Steps that may come instead, where the chain has no place for this one."""
+
+
+def rule(  # noqa: PLR0913 - what a step is looked at with
+    decision: Decision,
+    *,
+    task_id: TaskId,
+    step: str,
+    effect: Effect | None,
+    chain: Chain,
+    chain_rule: ChainRule,
+    denied: Iterable[Action],
+    now: datetime,
+) -> Ruling:
+    """Look at what the policy engine decided beside what was denied before and what the task has done so far."""
+    if not decision.allowed or effect is None:
+        by_policy = decision.reason == PolicyDeniedError.reason
+        for_now = decision.denial_class is DenialClass.TRANSIENT
+        return Ruling(decision=decision, sticks=by_policy and not for_now and effect is not None)
+    for earlier in denied:
+        if earlier.denies(task_id, effect, now):
+            return Ruling(decision=_denied_before(earlier, effect, task_id))
+    objection = chain_rule.objection(chain, step, now)
+    if objection is not None:
+        return Ruling(
+            decision=Decision(
+                verdict=Verdict.DENY,
+                policies=("catalog:chain",),
+                reason=StepNotAllowedError.reason,
+                text=objection.text,
+                denial_class=DenialClass.STRUCTURAL if objection.for_good else DenialClass.TRANSIENT,
+            ),
+            expected=objection.expected,
+        )
+    return Ruling(decision=decision)
+
+
+def demand_room(length: int, denied: int, *, most: int) -> None:
+    """See that there is room for one more action.
+
+    Raises:
+        ActionLimitReachedError: there is none.
+    """
+    if length >= most:
+        text = f"the task has had {length} actions, as many as its type allows"
+        raise ActionLimitReachedError(text)
+    if denied >= MOST_DENIED:
+        text = f"{denied} different effects were denied to this instance, more than anybody's work needs"
+        raise ActionLimitReachedError(text)
+
+
+def refusal_facts(ruling: Ruling) -> Mapping[str, object]:
+    """For the audit record of a refusal."""
+    decision = ruling.decision
+    return {
+        "reason": decision.reason,
+        "denial_class": "" if decision.denial_class is None else decision.denial_class.value,
+        "sticks": ruling.sticks,
+        "expected": sorted(ruling.expected),
+    }
+
+
+def _denied_before(earlier: Action, effect: Effect, task_id: TaskId) -> Decision:
+    whose = "this task" if earlier.task_id == task_id else "this instance"
+    return Decision(
+        verdict=Verdict.DENY,
+        policies=(f"denied:{earlier.action_id}",),
+        reason=EffectDeniedError.reason,
+        text=(
+            f"would {effect.as_text()}, and {earlier.effect.as_text()} was denied to {whose}: another tool, role or task "
+            "does not change that"
+        ),
+        denial_class=earlier.denial_class or DenialClass.STRUCTURAL,
+    )
