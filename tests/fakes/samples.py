@@ -10,17 +10,20 @@ from broker.domain.actions import Action, ActionKind
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.catalog import (
     AgentClass,
+    AttributeType,
     Catalog,
     CredentialRole,
     Destination,
     IssueMethod,
     Revocation,
     TaskType,
+    Tool,
 )
 from broker.domain.classification import Classification
 from broker.domain.effects import Effect, Verb
 from broker.domain.engines import Engine
 from broker.domain.errors import DenialClass
+from broker.domain.flows import Reads, Writes
 from broker.domain.identifiers import ActionId, LeaseId, RequestId, TaskId, TokenAccessor
 from broker.domain.lease import Lease
 from broker.domain.peer import SvidKind, VerifiedPeer
@@ -63,6 +66,8 @@ def a_catalog(
     max_tasks: int = 3,
     max_leases: int = 3,
     digest: str = "digest-one",
+    tools: tuple[Tool, ...] = (),
+    **of_the_type: Any,
 ) -> Catalog:
     listed = roles if roles is not None else (a_role("orders"), a_role("customers"))
     task_type = TaskType(
@@ -73,6 +78,8 @@ def a_catalog(
         max_duration=timedelta(hours=1),
         heartbeat=timedelta(seconds=10),
         max_leases=max_leases,
+        tools=frozenset(tool.name for tool in tools),
+        **of_the_type,
     )
     return Catalog(
         agent_classes={
@@ -87,6 +94,7 @@ def a_catalog(
         task_types={task_type.name: task_type},
         credential_roles={role.name: role for role in listed},
         digest=digest,
+        tools={tool.name: tool for tool in tools},
     )
 
 
@@ -103,6 +111,28 @@ def a_caller(owner: SpiffeId = OWNER, *, time_left: timedelta | None = None) -> 
         ),
         request_id=RequestId("req-1"),
         time_left=time_left,
+    )
+
+
+def a_tool(name: str = "read-orders", **changed: Any) -> Tool:
+    text = {"type": "string", "maxLength": 40}
+    return Tool(
+        **{
+            "name": name,
+            "description": "",
+            "verb": Verb.READ,
+            "resource": "orders",
+            "destination": Destination(host="db.test", port=5432, scheme="postgresql"),
+            "reads": Reads(),
+            "writes": Writes.NOTHING,
+            "arguments": {
+                "type": "object",
+                "properties": {"order_id": text, "to": text, "amount": {"type": "integer"}},
+                "additionalProperties": False,
+            },
+            "attributes": {"to": AttributeType.STRING, "amount": AttributeType.INTEGER},
+            **changed,
+        }
     )
 
 

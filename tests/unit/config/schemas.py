@@ -55,6 +55,8 @@ def _word(  # noqa: C901, PLR0911, PLR0912 - one a word
             return any(accepts(part, value, root) for part in said)
         case "oneOf":
             return sum(accepts(part, value, root) for part in said) == 1
+        case "minItems":
+            return not isinstance(value, list) or len(value) >= said
         case "maxItems":
             return not isinstance(value, list) or len(value) <= said
         case _:
