@@ -102,9 +102,7 @@ class Chain:
             message = f"action {action.position} does not follow {self.length}"
             raise ValueError(message)
         if not action.allowed:
-            return replace(
-                self, length=action.position, denials=self.denials + 1, last_refused=action.name
-            )
+            return replace(self, length=action.position, denials=self.denials + 1, last_refused=action.name)
         earlier = self.times.get(action.name, ())
         return replace(
             self,
@@ -125,6 +123,26 @@ def chain_of(actions: Sequence[Action]) -> Chain:
 
 
 def digest_of(arguments: Mapping[str, object]) -> str:
-    """SHA-256 (hex) of the arguments in one form: sorted, without spaces, in UTF-8."""
-    text = json.dumps(arguments, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 (hex) of the arguments in one form: JSON with sorted keys, without spaces, in UTF-8.
+
+    Raises:
+        ValueError: a number is infinite or none.
+        TypeError: a value is nothing that JSON has.
+    """
+    text = json.dumps(
+        arguments,
+        default=_as_dict,
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+        allow_nan=False,
+    )
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _as_dict(value: object) -> dict[str, object]:
+    """For mappings of other kinds than `dict`."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    message = f"JSON has no {type(value).__name__}"
+    raise TypeError(message)
