@@ -33,10 +33,13 @@ from broker.client.identity import Identity, StaticIdentity, Svid, WorkloadApiId
 from broker.client.session import Broker
 from broker.client.sync import SyncBroker, SyncCredential, SyncTask
 from broker.client.task import Outcome, Task
+from broker.client.tools import Authorization, CallOutcome, Obligations, Tool, ToolCall
 
 __all__ = [
+    "Authorization",
     "Broker",
     "BrokerError",
+    "CallOutcome",
     "Credential",
     "DenialClass",
     "Denied",
@@ -49,6 +52,7 @@ __all__ = [
     "NoIdentity",
     "NotConnected",
     "NotFound",
+    "Obligations",
     "Outcome",
     "Secret",
     "StaticIdentity",
@@ -59,6 +63,8 @@ __all__ = [
     "Task",
     "TaskEnded",
     "TaskEvent",
+    "Tool",
+    "ToolCall",
     "Unauthenticated",
     "Unavailable",
     "WorkloadApiIdentity",

@@ -17,7 +17,14 @@ from typing import Any, Final, TypeVar
 
 import grpc
 
-from broker.api.v1 import credentials_pb2, credentials_pb2_grpc, tasks_pb2, tasks_pb2_grpc
+from broker.api.v1 import (
+    credentials_pb2,
+    credentials_pb2_grpc,
+    tasks_pb2,
+    tasks_pb2_grpc,
+    tools_pb2,
+    tools_pb2_grpc,
+)
 from broker.client.errors import BrokerError, NotConnected, Unavailable, from_rpc
 from broker.client.identity import Identity, Svid
 from broker.client.server_identity import DNS_NAME, NOT_THE_BROKER, check_broker
@@ -79,6 +86,18 @@ class Line:
         self.release: Unary[
             credentials_pb2.ReleaseCredentialRequest, credentials_pb2.ReleaseCredentialResponse
         ] = credentials.ReleaseCredential
+
+        tools = tools_pb2_grpc.ToolServiceStub(channel)  # type: ignore[no-untyped-call]
+        self.list_tools: Unary[tools_pb2.ListToolsRequest, tools_pb2.ListToolsResponse] = tools.ListTools
+        self.authorize: Unary[tools_pb2.AuthorizeActionRequest, tools_pb2.AuthorizeActionResponse] = (
+            tools.AuthorizeAction
+        )
+        self.authorize_all: Unary[tools_pb2.AuthorizeActionsRequest, tools_pb2.AuthorizeActionsResponse] = (
+            tools.AuthorizeActions
+        )
+        self.report: Unary[tools_pb2.ReportOutcomeRequest, tools_pb2.ReportOutcomeResponse] = (
+            tools.ReportOutcome
+        )
 
     def lost_connection(self) -> bool:
         """Whether it was connected and is no longer."""

@@ -74,6 +74,7 @@ class Broker:
         *,
         intent: str,
         roles: Sequence[str] | None = None,
+        tools: Sequence[str] | None = None,
         environment: str = "",
         deadline: datetime | timedelta | None = None,
         fingerprint: bytes = b"",
@@ -84,7 +85,9 @@ class Broker:
         Args:
             task_type: the catalog's task type.
             intent: what it is for, in words; 1 to 1,000 characters.
-            roles: the credential roles that it wants to use, fixed from here on; the default is all of the task type's.
+            roles: the credential roles that it wants to use, fixed from here on; the default is all of the task type's
+                where `tools` is not given either, else none.
+            tools: likewise the tools.
             environment: the default is the task type's.
             deadline: a time with a time zone, or a duration from entering the block; the default is the task type's
                 maximum.
@@ -99,6 +102,7 @@ class Broker:
             task_type,
             intent=intent,
             roles=roles,
+            tools=tools,
             environment=environment,
             deadline=deadline,
             fingerprint=fingerprint,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -14,6 +15,7 @@ from broker.client.credential import LeasedCredential
 from broker.client.identity import Identity
 from broker.client.session import Broker
 from broker.client.task import CALL_TIMEOUT, Outcome, Task
+from broker.client.tools import Authorization, CallOutcome, Tool, ToolCall
 
 Result = TypeVar("Result")
 
@@ -129,6 +131,40 @@ class SyncTask:
         """As `Task.acquire`."""
         return self._loop.run(self._task._acquire_as(role, within, self._made))  # noqa: SLF001 - its twin
 
+    def tools(self) -> list[Tool]:
+        """As `Task.tools`."""
+        return self._loop.run(self._task.tools())
+
+    def authorize(
+        self, tool: str, arguments: Mapping[str, Any] | None = None, *, fingerprint: bytes = b""
+    ) -> Authorization:
+        """As `Task.authorize`."""
+        return self._loop.run(self._task.authorize(tool, arguments, fingerprint=fingerprint))
+
+    def authorize_plan(
+        self, calls: Sequence[tuple[str, Mapping[str, Any]]], *, stop_at_refusal: bool = True
+    ) -> list[Authorization]:
+        """As `Task.authorize_plan`."""
+        return self._loop.run(self._task.authorize_plan(calls, stop_at_refusal=stop_at_refusal))
+
+    @contextmanager
+    def call(
+        self, tool: str, arguments: Mapping[str, Any] | None = None, *, fingerprint: bytes = b""
+    ) -> Iterator[ToolCall]:
+        """As `Task.call`: `with task.call("send-mail", {...}) as call`."""
+        call = self._task.call(tool, arguments, fingerprint=fingerprint)
+        self._loop.run(call.__aenter__())
+        try:
+            yield call
+        except BaseException as error:
+            self._loop.run(call.__aexit__(type(error), error, error.__traceback__))
+            raise
+        self._loop.run(call.__aexit__(None, None, None))
+
+    def report(self, action_id: str, outcome: CallOutcome | str) -> None:
+        """As `Task.report`."""
+        self._loop.run(self._task.report(action_id, outcome))
+
     def release(self, credential: SyncCredential) -> None:
         """As `Task.release`."""
         self._loop.run(self._task.release(credential))
@@ -196,6 +232,7 @@ class SyncBroker:
         *,
         intent: str,
         roles: Sequence[str] | None = None,
+        tools: Sequence[str] | None = None,
         environment: str = "",
         deadline: datetime | timedelta | None = None,
         fingerprint: bytes = b"",
@@ -205,6 +242,7 @@ class SyncBroker:
             task_type,
             intent=intent,
             roles=roles,
+            tools=tools,
             environment=environment,
             deadline=deadline,
             fingerprint=fingerprint,

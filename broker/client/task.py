@@ -12,17 +12,27 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
-from broker.api.v1 import credentials_pb2, tasks_pb2
+from broker.api.v1 import credentials_pb2, tasks_pb2, tools_pb2
 from broker.client.attachment import Attachment, TaskEvent
 from broker.client.connection import Connection
 from broker.client.credential import Credential, LeasedCredential
 from broker.client.errors import BrokerError, IdempotencyConflict, TaskEnded
+from broker.client.tools import (
+    Authorization,
+    CallOutcome,
+    Tool,
+    ToolCall,
+    authorization_of,
+    authorizations_of,
+    call_message,
+    tool_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +68,7 @@ class Task:
         *,
         intent: str,
         roles: Sequence[str] | None,
+        tools: Sequence[str] | None,
         environment: str,
         deadline: datetime | timedelta | None,
         fingerprint: bytes,
@@ -66,14 +77,18 @@ class Task:
         if isinstance(deadline, datetime) and deadline.tzinfo is None:
             message = "a deadline needs a time zone: datetime.now(UTC) + ..."
             raise ValueError(message)
-        if isinstance(roles, str):
-            message = "roles is a list of names: roles=[...]"
+        if isinstance(roles, str) or isinstance(tools, str):
+            message = "roles and tools are lists of names: roles=[...], tools=[...]"
             raise TypeError(message)
         self._connection = connection
         self._declaration = tasks_pb2.DeclareTaskRequest(
             task_type=task_type,
             intent=intent,
-            scope=None if roles is None else tasks_pb2.Scope(roles=list(roles)),
+            scope=(
+                None
+                if roles is None and tools is None
+                else tasks_pb2.Scope(roles=list(roles or ()), tools=list(tools or ()))
+            ),
             environment=environment,
             fingerprint=fingerprint,
             idempotency_key=secrets.token_urlsafe(24),
@@ -154,6 +169,75 @@ class Task:
         credential = make(answer)
         attached.held[credential.lease_id] = credential
         return credential
+
+    async def tools(self) -> list[Tool]:
+        """The tools that it may call now, with their arguments' JSON Schemas: exactly what to show to a model.
+
+        Raises:
+            TaskEnded: the task is over.
+            BrokerError: the broker cannot be reached.
+        """
+        request = tools_pb2.ListToolsRequest(task_id=self.task_id)
+        answer = await self._connection.call(lambda line: line.list_tools, request, within=CALL_TIMEOUT)
+        return [tool_of(one) for one in answer.tools]
+
+    async def authorize(
+        self, tool: str, arguments: Mapping[str, Any] | None = None, *, fingerprint: bytes = b""
+    ) -> Authorization:
+        """Ask whether a tool may be called with these arguments; the answer is a step of the task's chain.
+
+        Args:
+            tool: a tool that the task was declared with.
+            arguments: JSON, at most 16 KiB.
+            fingerprint: digest of model, prompt and tool schemas as they are now; another one than at the declaration
+                ends the task.
+
+        Raises:
+            InvalidRequest: the arguments are not what the tool takes.
+            TaskEnded: the task is over.
+            LimitReached: as many steps, or denials, as allowed.
+            BrokerError: the broker cannot be reached. A denial is an answer, and raises nothing.
+        """
+        call = call_message(tool, arguments, fingerprint, secrets.token_urlsafe(24))
+        request = tools_pb2.AuthorizeActionRequest(task_id=self.task_id, call=call)
+        answer = await self._connection.call(lambda line: line.authorize, request, within=CALL_TIMEOUT)
+        return authorization_of(tool, answer.authorization)
+
+    async def authorize_plan(
+        self, calls: Sequence[tuple[str, Mapping[str, Any]]], *, stop_at_refusal: bool = True
+    ) -> list[Authorization]:
+        """Ask for several calls in order, each after those before it; at most 50.
+
+        Raises:
+            As `authorize`.
+        """
+        request = tools_pb2.AuthorizeActionsRequest(
+            task_id=self.task_id,
+            calls=[call_message(tool, given, b"", secrets.token_urlsafe(24)) for tool, given in calls],
+            stop_at_refusal=stop_at_refusal,
+        )
+        answer = await self._connection.call(lambda line: line.authorize_all, request, within=CALL_TIMEOUT)
+        return authorizations_of([tool for tool, _ in calls], answer.authorizations)
+
+    def call(
+        self, tool: str, arguments: Mapping[str, Any] | None = None, *, fingerprint: bytes = b""
+    ) -> ToolCall:
+        """A block around a tool call: `async with task.call("send-mail", {...}) as call`.
+
+        Entering asks the broker, and raises `Denied` where it does not allow the call; leaving reports how it went.
+        """
+        return ToolCall(lambda: self.authorize(tool, arguments, fingerprint=fingerprint), self.report)
+
+    async def report(self, action_id: str, outcome: CallOutcome | str) -> None:
+        """Say how an allowed call went.
+
+        Raises:
+            BrokerError: not an action of this instance's, or the broker cannot be reached.
+        """
+        request = tools_pb2.ReportOutcomeRequest(
+            action_id=action_id, outcome=f"ACTION_OUTCOME_{CallOutcome(outcome)}"
+        )
+        await self._connection.call(lambda line: line.report, request, within=CALL_TIMEOUT)
 
     async def release(self, credential: LeasedCredential) -> None:
         """Give a credential back; returns when the backend refuses it, or the broker goes on without us.

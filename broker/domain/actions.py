@@ -58,6 +58,7 @@ class Action:
     """What the task is labelled with because of it."""
     sticks_until: datetime | None = None
     """Until when its effect stays denied to the instance, and longer to the task; None: it does not stick."""
+    idempotency_key: str | None = None
     outcome: ActionOutcome = ActionOutcome.OPEN
     closed_at: datetime | None = None
 
@@ -127,6 +128,26 @@ def chain_of(actions: Sequence[Action]) -> Chain:
 
 
 def digest_of(arguments: Mapping[str, object]) -> str:
-    """SHA-256 (hex) of the arguments in one form: sorted, without spaces, in UTF-8."""
-    text = json.dumps(arguments, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 (hex) of the arguments in one form: JSON with sorted keys, without spaces, in UTF-8.
+
+    Raises:
+        ValueError: a number is infinite or none.
+        TypeError: a value is nothing that JSON has.
+    """
+    text = json.dumps(
+        arguments,
+        default=_as_dict,
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+        allow_nan=False,
+    )
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _as_dict(value: object) -> dict[str, object]:
+    """For mappings of other kinds than `dict`."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    message = f"JSON has no {type(value).__name__}"
+    raise TypeError(message)

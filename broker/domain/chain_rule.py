@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -19,6 +19,26 @@ class StepLimit:
     at_most: int | None = None
     per: timedelta | None = None
     """With it, `at_most` holds for each stretch of this length; without it for the whole task."""
+
+    def is_used_up(self, times: int) -> bool:
+        """Whether no later moment allows another one after so many."""
+        if self.at_most is None or (self.per is not None and self.at_most > 0):
+            return False
+        return times >= self.at_most
+
+    def is_full(self, times: Sequence[datetime], now: datetime) -> bool:
+        """Whether the stretch that ends now has no room. What is exactly as old as it is long is no longer in it."""
+        if self.at_most is None or self.per is None:
+            return False
+        return sum(at > now - self.per for at in times) >= self.at_most
+
+    def as_text(self) -> str:
+        """For people: `may be used 3 times in 60 s`."""
+        if self.at_most == 0:
+            return "may not be used"
+        often = "once" if self.at_most == 1 else f"{self.at_most} times"
+        where = "a task" if self.per is None else f"{self.per.total_seconds():.15g} s"
+        return f"may be used {often} in {where}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,27 +61,23 @@ class ChainRule:
 
     def objection(self, chain: Chain, step: str, now: datetime) -> NotNow | None:
         """Why `step` may not follow `chain` at `now`; None when it may."""
-        states = self.pattern.after(chain.steps)
-        if not self.pattern.allows(states, step):
-            expected = self.pattern.expected(states)
+        times = chain.times.get(step, ())
+        limits = self.limits.get(step, ())
+        used_up = next((limit for limit in limits if limit.is_used_up(len(times))), None)
+        state = self.pattern.after(chain.steps)
+        if not self.pattern.allows(state, step):
+            expected = self.pattern.expected(state)
+            before = repr(chain.last) if chain.last else "the beginning"
             what = ", ".join(sorted(expected)) or "nothing more"
             return NotNow(
-                text=f"{step!r} does not follow {chain.last or 'the beginning'!r}: expected is {what}",
-                for_good=not self.pattern.can_still_come(states, step),
+                text=f"{step!r} does not follow {before}: expected is {what}",
+                for_good=used_up is not None or not self.pattern.can_still_come(state, step),
                 expected=expected,
             )
-        times = chain.times.get(step, ())
-        for limit in self.limits.get(step, ()):
-            if limit.at_most is None:
-                continue
-            if limit.per is None:
-                if len(times) >= limit.at_most:
-                    return NotNow(text=f"{step!r} may be used {limit.at_most} times in a task", for_good=True)
-            elif sum(at > now - limit.per for at in times) >= limit.at_most:
-                seconds = limit.per.total_seconds()
-                text = f"{step!r} may be used {limit.at_most} times in {seconds:g} s"
-                return NotNow(text=text, for_good=False)
-        return None
+        if used_up is not None:
+            return NotNow(text=f"{step!r} {used_up.as_text()}", for_good=True)
+        full = next((limit for limit in limits if limit.is_full(times, now)), None)
+        return None if full is None else NotNow(text=f"{step!r} {full.as_text()}", for_good=False)
 
 
 ANY_CHAIN: Final = ChainRule()

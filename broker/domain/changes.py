@@ -155,7 +155,7 @@ class RemoveQuarantine:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordAction:
     """The next link of a task's chain. Precondition: the task is active and its owner not quarantined, and no other link
-    has this position, so that what was decided was decided on the whole chain."""
+    has this position, so that what was decided was decided on the whole chain, or this idempotency key."""
 
     action: Action
 

@@ -77,6 +77,8 @@ class ActionFacts:
     """When the oldest of them was issued."""
     holds_key: Lease | None = None
     """The lease that holds the idempotency key that was asked for (`Lease.holds_key`)."""
+    under_key: Action | None = None
+    """The action under the idempotency key that was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +182,7 @@ class Store(Protocol):
     async def action_facts(
         self, task_id: TaskId, now: datetime, limit: int, *, key: str | None = None
     ) -> ActionFacts:
-        """Return what a decision about the task needs; at most `limit` refusals; `key` is of an acquire."""
+        """Return what a decision about the task needs; at most `limit` refusals, and what holds `key`."""
         ...
 
     async def actions_of(self, task_id: TaskId, after: int, limit: int) -> tuple[Action, ...]:

@@ -38,7 +38,7 @@ _NANOS: Final = 1_000_000_000
 
 NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
 IDENTIFIER: Final = re.compile(r"[a-z0-9-]{1,64}")
-_KEY: Final = re.compile(r"[\x21-\x7e]{8,128}")
+KEY: Final = re.compile(r"[\x21-\x7e]{8,128}")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 _STATES: Final = {
@@ -126,7 +126,7 @@ def declaration(request: tasks_pb2.DeclareTaskRequest) -> Declaration:
     )
     if request.idempotency_key:
         problems.check(
-            bool(_KEY.fullmatch(request.idempotency_key)),
+            bool(KEY.fullmatch(request.idempotency_key)),
             "idempotency_key",
             "empty, or 8 to 128 printable ASCII characters without spaces",
         )
@@ -155,7 +155,7 @@ def acquisition(request: credentials_pb2.AcquireCredentialRequest) -> Acquisitio
     )
     problems.name(request.role, "role")
     problems.check(
-        bool(_KEY.fullmatch(request.idempotency_key)),
+        bool(KEY.fullmatch(request.idempotency_key)),
         "idempotency_key",
         "8 to 128 printable ASCII characters without spaces, new for each credential wanted",
     )

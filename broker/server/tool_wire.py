@@ -11,11 +11,11 @@ from broker.domain.actions import ActionOutcome
 from broker.domain.catalog import Obligations, Tool
 from broker.domain.errors import DenialClass
 from broker.domain.identifiers import ActionId, TaskId
-from broker.server.bounds import IDENTIFIER, MAX_FINGERPRINT, Problems, task_id
+from broker.server.bounds import IDENTIFIER, KEY, MAX_FINGERPRINT, Problems, task_id
 from broker.server.wire import timestamp
 from broker.usecases.authorize_action import Authorization, Call
 
-MAX_ARGUMENTS: Final = 64 * 1024
+MAX_ARGUMENTS: Final = 16 * 1024
 MAX_CALLS: Final = 50
 _DEEPEST: Final = 32
 _LARGEST: Final = 2**63 - 1
@@ -132,6 +132,12 @@ def _call(call: tools_pb2.Call, field: str, problems: Problems) -> Call:
     problems.check(
         len(call.fingerprint) <= MAX_FINGERPRINT, f"{field}.fingerprint", f"at most {MAX_FINGERPRINT} bytes"
     )
+    if call.idempotency_key:
+        problems.check(
+            bool(KEY.fullmatch(call.idempotency_key)),
+            f"{field}.idempotency_key",
+            "empty, or 8 to 128 printable ASCII characters without spaces",
+        )
     arguments: Mapping[str, object] = {}
     if len(call.arguments.encode()) > MAX_ARGUMENTS:
         problems.check(False, f"{field}.arguments", f"at most {MAX_ARGUMENTS // 1024} KiB")  # noqa: FBT003
@@ -140,7 +146,12 @@ def _call(call: tools_pb2.Call, field: str, problems: Problems) -> Call:
             arguments = arguments_of(call.arguments)
         except ValueError as error:
             problems.check(False, f"{field}.arguments", f"give {error}")  # noqa: FBT003
-    return Call(tool=call.tool, arguments=arguments, fingerprint=call.fingerprint)
+    return Call(
+        tool=call.tool,
+        arguments=arguments,
+        fingerprint=call.fingerprint,
+        idempotency_key=call.idempotency_key or None,
+    )
 
 
 def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -26,6 +26,7 @@ from broker.domain.decision import CallContext, Decision, Fingerprint, Verdict, 
 from broker.domain.errors import (
     DenialClass,
     FingerprintChangedError,
+    IdempotencyKeyReusedError,
     InstanceQuarantinedError,
     StoreUnavailableError,
     TaskNotActiveError,
@@ -63,6 +64,7 @@ class Call:
     tool: str
     arguments: Mapping[str, object]
     fingerprint: bytes = b""
+    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +109,7 @@ class AuthorizeAction:
         Raises:
             TaskNotFoundError: not a task of the caller's.
             TaskNotActiveError: the task is ending or has ended.
+            IdempotencyKeyReusedError: the key belongs to another call.
             FieldInvalidError: the arguments are not what the tool takes; nothing was decided.
             ActionLimitReachedError: the chain, or the list of its refusals, is full.
             StoreUnavailableError: nothing is allowed.
@@ -140,14 +143,16 @@ class AuthorizeAction:
 
     async def _authorize(self, caller: Caller, task_id: TaskId, call: Call) -> Authorization:
         now = self._clock.now()
-        facts = await self._store.action_facts(task_id, now, MOST_DENIED)
+        facts = await self._store.action_facts(task_id, now, MOST_DENIED, key=call.idempotency_key)
         task = facts.task
         if task is None or task.owner != caller.peer.spiffe_id:  # C1, rule R7
             raise TaskNotFoundError
         if task.state is not TaskState.ACTIVE:
             raise TaskNotActiveError
-        chain = await self._chains.up_to(task_id, facts.length)
         catalog = self._catalogs.current()
+        if facts.under_key is not None:
+            return _again(facts.under_key, call, catalog)
+        chain = await self._chains.up_to(task_id, facts.length)
         task_type = catalog.task_types.get(task.task_type)
         demand_room(
             facts.length, len(facts.denied), most=task_type.max_actions if task_type is not None else 0
@@ -171,7 +176,7 @@ class AuthorizeAction:
                 denied=facts.denied,
                 now=now,
             )
-        action = self._action(task, tool, context, ruling, chain)
+        action = self._action(task, tool, context, ruling, call)
         await self._record(caller, context, action, ruling, catalog)  # C5
         self._chains.add(action)
         self._steps.reached("authorize.durable")
@@ -186,14 +191,14 @@ class AuthorizeAction:
         )
 
     def _action(
-        self, task: Task, tool: Tool | None, context: CallContext, ruling: Ruling, chain: Chain
+        self, task: Task, tool: Tool | None, context: CallContext, ruling: Ruling, call: Call
     ) -> Action:
         decision = ruling.decision
         return Action(
             action_id=self._ids.action_id(),
             task_id=task.task_id,
             owner=task.owner,
-            position=chain.length + 1,
+            position=context.chain.length + 1,
             kind=ActionKind.TOOL,
             name=context.tool_name,
             effect=context.effect or NOWHERE,
@@ -204,6 +209,7 @@ class AuthorizeAction:
             denial_class=None if decision.allowed else decision.denial_class,
             labels=labels_of(tool.reads) if tool is not None and decision.allowed else frozenset(),
             sticks_until=context.at + STICKS_FOR if ruling.sticks else None,
+            idempotency_key=call.idempotency_key,
         )
 
     async def _record(
@@ -226,6 +232,25 @@ class AuthorizeAction:
         )
         changes: list[Change] = [RecordAction(action=action), Append(event=event)]
         await self._store.commit(changes)
+
+
+def _again(action: Action, call: Call, catalog: Catalog) -> Authorization:
+    """What was answered under this key before; in which words it was denied is in the audit trail alone."""
+    if (action.name, action.arguments_digest) != (call.tool, digest_of(call.arguments)):
+        raise IdempotencyKeyReusedError
+    tool = catalog.tools.get(action.name)
+    return Authorization(
+        action=action,
+        decision=Decision(
+            verdict=Verdict.ALLOW if action.allowed else Verdict.DENY,
+            policies=(f"decided:{action.action_id}",),
+            reason=action.reason,
+            text="" if action.allowed else "was denied under this idempotency key before",
+            denial_class=action.denial_class,
+        ),
+        expected=frozenset(),
+        obligations=tool.obligations if tool is not None and action.allowed else NO_OBLIGATIONS,
+    )
 
 
 def _context(  # noqa: PLR0913, PLR0917 - a context's parts

@@ -69,6 +69,17 @@ class ChainCases:
         assert await store.audit_head() is None
         await store.commit([record(1, action_id=ActionId("action-b"), task_id=TaskId("task-b"))])
 
+    async def test_an_idempotency_key_is_of_one_action_of_the_task(self, store: Store) -> None:
+        await add_task(store)
+        await add_task(store, a_task("task-b"))
+        first = an_action(1, idempotency_key="key")
+        await store.commit([c.RecordAction(action=first)])
+        assert await refused(store, record(2, idempotency_key="key")) is Conflict.CHAIN_MOVED_ON
+        elsewhere = {"action_id": ActionId("action-b"), "task_id": TaskId("task-b")}
+        await store.commit([record(1, idempotency_key="key", **elsewhere), record(2), record(3)])
+        assert (await store.action_facts(TASK, NOON, 10, key="key")).under_key == first
+        assert (await store.action_facts(TASK, NOON, 10)).under_key is None
+
     async def test_of_many_at_once_one_takes_the_position(self, store: Store) -> None:
         await add_task(store)
         wanted = [record(1, action_id=ActionId(f"action-{n}")) for n in range(20)]

@@ -169,6 +169,7 @@ class FakeStore:
             denials=sum(not action.allowed for action in own),
             live_leases=len(leases),
             oldest_lease=min((lease.issued_at for lease in leases if lease.issued_at), default=None),
+            under_key=next((one for one in own if key is not None and one.idempotency_key == key), None),
             holds_key=next(
                 (
                     lease
@@ -441,7 +442,9 @@ def _create_task(state: _State, change: c.CreateTask) -> None:
 def _record_action(state: _State, action: Action) -> None:
     _demand_welcome(state, _active(state, action.task_id).owner)
     taken = {(one.task_id, one.position) for one in state.actions.values()}
-    if action.action_id in state.actions or (action.task_id, action.position) in taken:
+    keys = {one.idempotency_key for one in state.actions.values() if one.task_id == action.task_id}
+    key_taken = action.idempotency_key is not None and action.idempotency_key in keys
+    if action.action_id in state.actions or (action.task_id, action.position) in taken or key_taken:
         raise ConflictError(Conflict.CHAIN_MOVED_ON)
     state.actions[action.action_id] = action
 

@@ -15,6 +15,11 @@ from broker.domain.identifiers import ActionId, TaskId
 from broker.ports.store import ActionFacts
 
 _ACTION = Statement(select(actions).where(actions.c.action_id == bindparam("b_action")))
+_ACTION_BY_KEY = Statement(
+    select(actions).where(
+        actions.c.task_id == bindparam("b_task"), actions.c.idempotency_key == bindparam("b_key")
+    )
+)
 _IN_ORDER = Statement(
     select(actions)
     .where(actions.c.task_id == bindparam("b_task"), actions.c.position > bindparam("b_after"))
@@ -81,6 +86,7 @@ def action_facts(
     denied = session.rows(_DENIED, b_owner=str(found.owner), b_now=now, b_task=task_id, b_limit=limit)
     oldest = around["oldest"]
     under_key = [] if key is None else leases_from(session.rows(_BY_KEY, b_task=task_id, b_key=key))
+    actions_under_key = [] if key is None else session.rows(_ACTION_BY_KEY, b_task=task_id, b_key=key)
     return ActionFacts(
         task=found,
         length=around["length"],
@@ -89,4 +95,5 @@ def action_facts(
         live_leases=around["live_leases"],
         oldest_lease=None if oldest is None else EPOCH + oldest * MICROSECOND,
         holds_key=next((lease for lease in under_key if lease.holds_key), None),
+        under_key=action_of(actions_under_key[0]) if actions_under_key else None,
     )

@@ -32,7 +32,7 @@ AUDIT_COLUMNS: Final = (
 )  # fmt: skip
 ACTION_COLUMNS: Final = (
     "action_id", "task_id", "owner", "position", "kind", "name", "verbs", "resource", "destination",
-    "arguments_digest", "at", "allowed", "reason", "denial_class", "labels", "sticks_until", "outcome",
+    "arguments_digest", "at", "allowed", "reason", "denial_class", "labels", "sticks_until", "outcome", "idempotency_key",
 )  # fmt: skip
 QUARANTINE_COLUMNS: Final = ("kind", "name", "since", "imposed_by", "reason")
 
@@ -156,6 +156,7 @@ def action_row(action: Action) -> Mapping[str, Any]:
         "labels": json.dumps(sorted(action.labels)),
         "sticks_until": action.sticks_until,
         "outcome": action.outcome.value,
+        "idempotency_key": action.idempotency_key,
     }
 
 
@@ -182,6 +183,7 @@ def action_of(row: Row) -> Action:
         sticks_until=_time_or_none(row["sticks_until"]),
         outcome=ActionOutcome(row["outcome"]),
         closed_at=_time_or_none(row["closed_at"]),
+        idempotency_key=row["idempotency_key"],
     )
 
 

@@ -154,6 +154,15 @@ actions: Final = Table(
     Column("sticks_until", BigInteger),
     Column("outcome", String(16), nullable=False),
     Column("closed_at", BigInteger),
+    Column("idempotency_key", String(128)),
+    Index(
+        "actions_one_per_key",
+        "task_id",
+        "idempotency_key",
+        unique=True,
+        sqlite_where=text("idempotency_key IS NOT NULL"),
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
     Index("actions_in_order", "task_id", "position", unique=True),
     Index("actions_denied", "owner", "sticks_until"),
 )

@@ -81,14 +81,16 @@ class Authorization(_message.Message):
     def __init__(self, action_id: _Optional[str] = ..., allowed: _Optional[bool] = ..., reason: _Optional[str] = ..., text: _Optional[str] = ..., denial_class: _Optional[_Union[DenialClass, str]] = ..., expected: _Optional[_Iterable[str]] = ..., policies: _Optional[_Iterable[str]] = ..., obligations: _Optional[_Union[Obligations, _Mapping]] = ..., position: _Optional[int] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Call(_message.Message):
-    __slots__ = ("tool", "arguments", "fingerprint")
+    __slots__ = ("tool", "arguments", "fingerprint", "idempotency_key")
     TOOL_FIELD_NUMBER: _ClassVar[int]
     ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     tool: str
     arguments: str
     fingerprint: bytes
-    def __init__(self, tool: _Optional[str] = ..., arguments: _Optional[str] = ..., fingerprint: _Optional[bytes] = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, tool: _Optional[str] = ..., arguments: _Optional[str] = ..., fingerprint: _Optional[bytes] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class ListToolsRequest(_message.Message):
     __slots__ = ("task_id",)

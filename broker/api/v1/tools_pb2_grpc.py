@@ -89,8 +89,9 @@ class ToolServiceServicer:
         tool, role or task of this instance it is tried again.
 
         Caller: the instance that owns the task.
-        Reasons: TASK_NOT_FOUND, TASK_NOT_ACTIVE, ACTION_LIMIT_REACHED.
+        Reasons: TASK_NOT_FOUND, TASK_NOT_ACTIVE, ACTION_LIMIT_REACHED, IDEMPOTENCY_KEY_REUSED.
         Audited: the decision, allowed or denied, before it is answered.
+        Idempotent under the call's `idempotency_key`, for as long as the task is active.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

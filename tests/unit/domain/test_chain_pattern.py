@@ -57,7 +57,7 @@ def fits(pattern: ChainPattern, steps: list[str]) -> bool:
         ("a.*", "a q", {"a", "."}, True),
     ],
 )
-def test_what_may_follow(text: str, chain: str, following: set[str], complete: bool) -> None:  # noqa: FBT001
+def test_what_may_follow(text: str, chain: str, following: set[str], *, complete: bool) -> None:
     pattern = compile_pattern(text)
     state = pattern.after(chain.split())
     assert fits(pattern, chain.split())

@@ -17,10 +17,8 @@ def leaves(kind: type[BrokerError] = BrokerError) -> list[type[BrokerError]]:
 def sample(kind: type[BrokerError]) -> BrokerError:
     if issubclass(kind, errors.FieldInvalidError):
         return kind([errors.FieldViolation(field="some.field", remedy="another value")])
-    if issubclass(kind, errors.ActionLimitReachedError):
-        return kind("the task has had 3 actions")
-    if issubclass(kind, errors.TaskLimitReachedError | errors.LeaseLimitReachedError):
-        return kind(3)
+    if issubclass(kind, errors.LimitReachedError) and kind.__init__ is not BrokerError.__init__:
+        return kind("3 actions" if kind is errors.ActionLimitReachedError else 3)  # type: ignore[arg-type]
     if issubclass(kind, errors.OperatorRoleMissingError):
         return kind(["operator"])
     if issubclass(kind, errors.IdempotentResultGoneError):

@@ -11,12 +11,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from broker.api.v1 import credentials_pb2, tasks_pb2
+from broker.api.v1 import credentials_pb2, tasks_pb2, tools_pb2
 from tests.fakes.samples import OTHER
-from tests.unit.server.served import CREDENTIALS, TASKS, Refusal, Served
+from tests.unit.server.served import CREDENTIALS, TASKS, TOOLS, Refusal, Served
 
 TASK_ID = "task-00000000000000000000000001"
 LEASE_ID = "lease-00000000000000000000000002"
+ACTION_ID = "action-00000000000000000000000001"
 NAMES = (
     "",
     "x" * 65,
@@ -40,10 +41,44 @@ GOOD: dict[str, dict[str, Any]] = {
     "Heartbeat": {"task_id": TASK_ID},
     "AttachTask": {"task_id": TASK_ID},
     "CompleteTask": {"task_id": TASK_ID, "outcome": tasks_pb2.TASK_OUTCOME_SUCCEEDED},
+    "ListTools": {"task_id": TASK_ID},
+    "AuthorizeAction": {"task_id": TASK_ID, "call": {"tool": "read-orders"}},
+    "AuthorizeActions": {"task_id": TASK_ID, "calls": [{"tool": "read-orders"}]},
+    "ReportOutcome": {"action_id": ACTION_ID, "outcome": tools_pb2.ACTION_OUTCOME_SUCCEEDED},
     "AcquireCredential": {"task_id": TASK_ID, "role": "orders", "idempotency_key": "key-12345"},
     "RenewCredential": {"lease_id": LEASE_ID},
     "ReleaseCredential": {"lease_id": LEASE_ID},
 }
+
+BAD_CALLS: list[tuple[Any, str]] = [
+    *(({"tool": name}, "call.tool") for name in NAMES),
+    ({"tool": "read-orders", "fingerprint": b"x" * 65}, "call.fingerprint"),
+    *(({"tool": "read-orders", "idempotency_key": key}, "call.idempotency_key") for key in KEYS),
+    *(
+        ({"tool": "read-orders", "arguments": arguments}, "call.arguments")
+        for arguments in (
+            "{",
+            "[]",
+            "1",
+            "null",
+            '"text"',
+            '{"a": 1, "a": 2}',
+            '{"a": {"b": 1, "b": 1}}',
+            '{"a": NaN}',
+            '{"a": -Infinity}',
+            '{"a": 9223372036854775808}',
+            '{"a": ' + "9" * 5000 + "}",
+            '{"a": "\\ud800"}',
+            '{"\\udc00": 1}',
+            '{"a": [["\\udfff"]]}',
+            '{"a": ' + "[" * 40 + "]" * 40 + "}",
+            "[" * 16_000,
+            '{"a": "' + "x" * 16_384 + '"}',
+            '{"a": "' + "ü" * 8_192 + '"}',
+            "{} {}",
+        )
+    ),
+]
 
 BAD: dict[tuple[str, str], list[tuple[Any, str]]] = {
     ("DeclareTask", "task_type"): [(name, "task_type") for name in NAMES],
@@ -81,6 +116,18 @@ BAD: dict[tuple[str, str], list[tuple[Any, str]]] = {
     ("CompleteTask", "task_id"): [(name, "task_id") for name in NAMES],
     ("CompleteTask", "outcome"): [(outcome, "outcome") for outcome in (0, 4, -1, 2**31 - 1)],
     ("CompleteTask", "reason"): [(bad, "reason") for bad in ("x" * 1001, *CONTROL)],
+    ("ListTools", "task_id"): [(name, "task_id") for name in NAMES],
+    ("AuthorizeAction", "task_id"): [(name, "task_id") for name in NAMES],
+    ("AuthorizeAction", "call"): BAD_CALLS,
+    ("AuthorizeActions", "task_id"): [(name, "task_id") for name in NAMES],
+    ("AuthorizeActions", "calls"): [
+        ([], "calls"),
+        ([{"tool": "read-orders"}] * 51, "calls"),
+        *(([{"tool": "read-orders"}, call], field.replace("call", "calls[1]")) for call, field in BAD_CALLS),
+    ],
+    ("AuthorizeActions", "stop_at_refusal"): [],
+    ("ReportOutcome", "action_id"): [(name, "action_id") for name in NAMES],
+    ("ReportOutcome", "outcome"): [(outcome, "outcome") for outcome in (0, 1, 5, -1, 2**31 - 1)],
     ("AcquireCredential", "task_id"): [(name, "task_id") for name in NAMES],
     ("AcquireCredential", "role"): [(name, "role") for name in NAMES],
     ("AcquireCredential", "idempotency_key"): [(key, "idempotency_key") for key in ("", *KEYS)],
@@ -123,8 +170,9 @@ AT_THE_BOUND: list[tuple[str, dict[str, Any]]] = [
 
 def request_of(rpc: str, **changed: Any) -> tuple[str, Message]:
     """The RPC's full name, and a good request but for what is changed."""
-    module: Any = tasks_pb2 if hasattr(tasks_pb2, f"{rpc}Request") else credentials_pb2
-    service = TASKS if module is tasks_pb2 else CREDENTIALS
+    services = ((tasks_pb2, TASKS), (credentials_pb2, CREDENTIALS), (tools_pb2, TOOLS))
+    modules: list[tuple[Any, str]] = [(one, name) for one, name in services if hasattr(one, f"{rpc}Request")]
+    ((module, service),) = modules
     return service + rpc, getattr(module, f"{rpc}Request")(**GOOD[rpc] | changed)
 
 
@@ -145,7 +193,11 @@ async def answer(served: Served, method: str, request: Message) -> Refusal | Non
 def test_every_field_of_every_request_has_bounds() -> None:
     services = [
         module.DESCRIPTOR.services_by_name[name]
-        for module, name in ((tasks_pb2, "TaskService"), (credentials_pb2, "CredentialService"))
+        for module, name in (
+            (tasks_pb2, "TaskService"),
+            (credentials_pb2, "CredentialService"),
+            (tools_pb2, "ToolService"),
+        )
     ]
     fields = {
         (method.name, field.name)

@@ -23,6 +23,7 @@ from broker.domain.errors import (
     DenialClass,
     EffectDeniedError,
     FieldInvalidError,
+    IdempotencyKeyReusedError,
     InstanceQuarantinedError,
     PolicyDeniedError,
     StepNotAllowedError,
@@ -57,9 +58,15 @@ def a_world(*tools: Tool, roles: tuple[Any, ...] | None = None, **of_the_type: A
 
 
 async def authorized(
-    broker: Broker, task: Task, tool: str, *, fingerprint: bytes = b"", **arguments: object
+    broker: Broker,
+    task: Task,
+    tool: str,
+    *,
+    fingerprint: bytes = b"",
+    key: str | None = None,
+    **arguments: Any,
 ) -> Authorization:
-    call = Call(tool=tool, arguments=arguments, fingerprint=fingerprint)
+    call = Call(tool=tool, arguments=arguments, fingerprint=fingerprint, idempotency_key=key)
     return await broker.authorize(a_caller(task.owner), task.task_id, call)
 
 
@@ -160,7 +167,7 @@ async def test_what_a_policy_denies_is_an_answer_and_sticks_to_the_effect() -> N
         ("delete-order", {"order_id": "17"}),
         ("delete-order", {"order_id": " 17 "}),
     ):
-        again = await authorized(broker, task, tool, **arguments)
+        again = await authorized(broker, task, tool, **dict[str, Any](arguments))
         assert (again.action.allowed, again.action.reason) == (False, EffectDeniedError.reason)
         assert again.decision.denial_class is DenialClass.GRANTABLE
         assert "delete orders/17" in again.decision.text
@@ -168,7 +175,7 @@ async def test_what_a_policy_denies_is_an_answer_and_sticks_to_the_effect() -> N
             "the first one stands: who tries again does not make it longer"
         )
     for tool, arguments in (("delete-order", {"order_id": "18"}), ("read-orders", {})):
-        assert (await authorized(broker, task, tool, **arguments)).action.allowed
+        assert (await authorized(broker, task, tool, **dict[str, Any](arguments))).action.allowed
 
 
 async def test_it_sticks_to_the_instances_other_tasks_for_a_while_and_to_no_other_instance() -> None:
@@ -252,7 +259,7 @@ async def test_a_step_outside_the_chain_is_refused_with_what_was_expected() -> N
     broker = a_world(chain=chain)
     task = await broker.declared(scope=None)
     early = await authorized(broker, task, "purge")
-    assert (early.action.reason, early.expected) == (StepNotAllowedError.reason, {"browse"})
+    assert (early.action.reason, early.expected) == (StepNotAllowedError.reason, frozenset({"browse"}))
     assert early.decision.denial_class is DenialClass.TRANSIENT
     for step in ("browse", "read-orders", "read-orders"):
         assert (await authorized(broker, task, step)).action.allowed
@@ -263,7 +270,7 @@ async def test_a_step_outside_the_chain_is_refused_with_what_was_expected() -> N
     )
     assert (await authorized(broker, task, "purge")).action.allowed
     over = await authorized(broker, task, "browse")
-    assert (over.expected, over.decision.denial_class) == (set(), DenialClass.STRUCTURAL)
+    assert (over.expected, over.decision.denial_class) == (frozenset(), DenialClass.STRUCTURAL)
 
 
 async def test_a_credential_is_a_step_of_the_chain_as_well() -> None:
@@ -416,3 +423,21 @@ async def test_obligations_come_with_what_is_allowed() -> None:
 
 def test_the_time_that_a_denial_sticks_is_longer_than_a_retry_and_shorter_than_a_day() -> None:
     assert timedelta(minutes=1) < STICKS_FOR < timedelta(days=1)
+
+
+async def test_the_same_call_under_the_same_key_is_one_step() -> None:
+    broker = a_world(chain=ChainRule(pattern=compile_pattern("browse delete-order")))
+    task = await broker.declared(scope=None)
+    early = await authorized(broker, task, "delete-order", key="key-0", order_id="17")
+    await authorized(broker, task, "browse")
+    first = await authorized(broker, task, "delete-order", key="key-1", order_id="17")
+    assert first.action.allowed
+    later = broker.restarted()
+    for process in (broker, later):
+        again = await authorized(process, task, "delete-order", key="key-1", order_id="17")
+        assert again.action == first.action
+        refused = await authorized(process, task, "delete-order", key="key-0", order_id="17")
+        assert (refused.action, refused.decision.allowed) == (early.action, False)
+    with pytest.raises(IdempotencyKeyReusedError):
+        await authorized(broker, task, "delete-order", key="key-1", order_id="18")
+    assert len(await broker.store.actions_of(task.task_id, 0, 10)) == 3

@@ -38,8 +38,18 @@ def upgrade() -> None:
         sa.Column("sticks_until", sa.BigInteger),
         sa.Column("outcome", _text(16), nullable=False),
         sa.Column("closed_at", sa.BigInteger),
+        sa.Column("idempotency_key", _text(128)),
     )
     op.create_index("actions_in_order", "actions", ["task_id", "position"], unique=True)
+    keyed = sa.text("idempotency_key IS NOT NULL")
+    op.create_index(
+        "actions_one_per_key",
+        "actions",
+        ["task_id", "idempotency_key"],
+        unique=True,
+        sqlite_where=keyed,
+        postgresql_where=keyed,
+    )
     op.create_index("actions_denied", "actions", ["owner", "sticks_until"])
 
 
