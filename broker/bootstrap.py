@@ -17,7 +17,8 @@ from broker.adapters.observe.issuer import WatchedIssuer
 from broker.adapters.observe.metrics import Health, PrometheusMetrics
 from broker.adapters.observe.together import Observers
 from broker.adapters.observe.traces import Traces
-from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
+from broker.adapters.policy.bounded import BoundedPolicy
+from broker.adapters.policy.files import PolicyFiles
 from broker.adapters.spire.identity import TrustBundle, WorkloadIdentity
 from broker.adapters.spire.jwt_bundles import JwtBundle, JwtBundles
 from broker.adapters.spire.jwt_verifier import JwtSvidVerifier
@@ -125,6 +126,7 @@ class _Broker:
     ) -> _Broker:
         ids, events = RandomIds(), TaskEvents()
         catalogs = CatalogFiles(settings.catalog, trust_domain=settings.trust_domain)
+        policies = PolicyFiles(settings.policies, catalogs)
         store, clock = await _state(settings, stack)
         quarantine = StoredQuarantine(store)
         await quarantine.refresh()
@@ -172,7 +174,7 @@ class _Broker:
             catalogs=catalogs,
             verifier=verifier,
         )
-        policy = CatalogBoundsPolicy()
+        policy = BoundedPolicy(policies.current)
         chains = Chains(store)
         acquire = AcquireCredential(
             store=store,
@@ -331,6 +333,7 @@ class _Broker:
             ("reclaim", watch.reclaim, _RENEW),
             ("forget-secrets", acquire.forget_old, _REFRESH),
             ("catalog", catalogs.reload_if_changed, _REFRESH),
+            ("policies", policies.reload_if_changed, _REFRESH),
             ("quarantine", quarantine_instances.follow, _REFRESH),
             ("reconcile", reconcile_in_turn, _RECONCILE),
             ("clock", clock.follow, _REFRESH),

@@ -89,6 +89,12 @@ def prepare() -> None:
             keep(
                 CATALOG / file.name, file.read_text().replace("host: 127.0.0.1", "host: postgres"), mode=0o644
             )
+    policies = CATALOG / "policies"
+    policies.mkdir(exist_ok=True)
+    policies.chmod(0o755)
+    for file in (HERE / "policies").iterdir():
+        if not (policies / file.name).exists():
+            keep(policies / file.name, file.read_text(), mode=0o644)
 
 
 def register() -> None:

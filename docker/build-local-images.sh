@@ -153,5 +153,5 @@ own tasklease/broker:dev docker/broker.Dockerfile python:3.11-slim-bookworm \
   pyproject.toml README.md LICENSE requirements.lock broker
 own tasklease/agent:dev docker/agent.Dockerfile tasklease/broker:dev docker/agent requirements-dev.lock
 own tasklease/bootstrap:dev docker/bootstrap.Dockerfile "tasklease/broker:dev ghcr.io/spiffe/spire-server:1.13.3" \
-  docker/bootstrap.py vault/server.hcl vault/database examples/catalog
+  docker/bootstrap.py vault/server.hcl vault/database examples/catalog examples/policies
 say "all there"

@@ -11,6 +11,7 @@ import typer
 import uvloop
 
 from broker import bootstrap
+from broker.adapters.policy.cedar import PolicyFilesError
 from broker.adapters.spire.identity import NoIdentityError
 from broker.adapters.store.migrating import SchemaVersionError
 from broker.adapters.store.sql_store import StoreUnusableError
@@ -47,6 +48,7 @@ def serve(
     except (
         CannotListenError,
         ConfigError,
+        PolicyFilesError,
         NoIdentityError,
         OSError,
         SchemaVersionError,

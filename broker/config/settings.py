@@ -186,6 +186,7 @@ class _File(_Model):
     vault: VaultSettings
     store: StoreSettings = StoreSettings()
     catalog: Path
+    policies: Path = Path("policies")
     operators: Annotated[tuple[OperatorSettings, ...], Field(max_length=_MOST_OPERATORS)] = ()
     limits: Limits = Limits()
     registry: RegistrySettings = RegistrySettings()
@@ -294,6 +295,7 @@ def load_settings(path: Path) -> Settings:
     folder = path.resolve().parent
     values = {name: getattr(file, name) for name in _File.model_fields}
     values["catalog"] = folder / file.catalog
+    values["policies"] = folder / file.policies
     if file.vault.ca_file is not None:
         values["vault"] = file.vault.model_copy(update={"ca_file": folder / file.vault.ca_file})
     values["address_file"] = folder / file.address_file if file.address_file else None

@@ -115,6 +115,11 @@ class BrokerProcess:
         return self.folder / "catalog"
 
     @property
+    def policies(self) -> Path:
+        """The policies' folder: written once, the user's from then on."""
+        return self.folder / "policies"
+
+    @property
     def store_url(self) -> str:
         """State and audit."""
         return self._shared.url if self._shared is not None else f"sqlite:///{self.folder / 'broker.db'}"
@@ -124,6 +129,8 @@ class BrokerProcess:
         self.folder.mkdir(exist_ok=True, mode=0o700)
         self.config_file.write_text(self._configuration())
         self._write_catalog(postgres_port)
+        if not self.policies.exists():  # the user's, once they are there
+            shutil.copytree(REPOSITORY / "examples/policies", self.policies)
 
     def _port(self, name: str) -> int:
         return self._state.port(name, in_use=self._processes.running(self.name) is not None)
@@ -150,6 +157,7 @@ vault:
 store:
   {store}
 catalog: catalog
+policies: policies
 operators: # `spire-server x509 mint` makes SVIDs for them; see docs/operators.md
   - id: spiffe://{TRUST_DOMAIN}/operator/
     roles: [viewer, operator]

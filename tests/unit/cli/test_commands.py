@@ -226,7 +226,15 @@ def process_left_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def serve(folder: Path, text: str = SETTINGS, catalog: str = CATALOG) -> Result:
     write(folder, catalog)
+    (folder / "policies").mkdir(exist_ok=True)
     return tasklease("serve", "--config", write(folder, text, "broker.yaml"))
+
+
+def test_without_policies_it_does_not_start(tmp_path: Path) -> None:
+    write(tmp_path, CATALOG)
+    result = tasklease("serve", "--config", write(tmp_path, SETTINGS, "broker.yaml"))
+    line = complaint(result, 2)
+    assert line == f"error: {tmp_path}/policies: there is no such folder: make one with .cedar files"
 
 
 @pytest.mark.parametrize(
