@@ -31,7 +31,7 @@ def check(path: PathArgument) -> None:
     catalog = _load(path)
     out.print(
         f"[green]good[/]: {len(catalog.agent_classes)} agent classes, {len(catalog.task_types)} task types, "
-        f"{len(catalog.credential_roles)} credential roles; digest {catalog.digest[:12]}"
+        f"{len(catalog.credential_roles)} credential roles, {len(catalog.tools)} tools; digest {catalog.digest[:12]}"
     )
 
 

@@ -23,6 +23,7 @@ from broker.api.v1 import (
     operators_pb2_grpc,
     tasks_pb2,
     tasks_pb2_grpc,
+    tools_pb2_grpc,
 )
 from broker.client import Svid
 
@@ -59,6 +60,7 @@ class Caller:
             operators_pb2_grpc.QuarantineServiceStub(channel),  # type: ignore[no-untyped-call]
             instances_pb2_grpc.InstanceServiceStub(channel),  # type: ignore[no-untyped-call]
             leases_pb2_grpc.LeaseServiceStub(channel),  # type: ignore[no-untyped-call]
+            tools_pb2_grpc.ToolServiceStub(channel),  # type: ignore[no-untyped-call]
         )
 
     def call(self, rpc: str, request: Message, *, timeout: float = _TIMEOUT) -> Answer:

@@ -48,7 +48,9 @@ def complaint(result: Result, code: int) -> str:
 def test_a_good_catalog_is_good(tmp_path: Path) -> None:
     result = tasklease("catalog", "check", write(tmp_path, CATALOG))
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout.startswith("good: 1 agent classes, 1 task types, 1 credential roles; digest ")
+    assert result.stdout.startswith(
+        "good: 1 agent classes, 1 task types, 1 credential roles, 0 tools; digest "
+    )
 
 
 def test_every_problem_of_a_catalog_is_a_line(tmp_path: Path) -> None:

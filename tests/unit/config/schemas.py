@@ -89,6 +89,8 @@ def _object(word: str, said: Any, schema: Schema, value: dict[str, Any], root: S
         case "patternProperties":
             return all(accepts(part, value[name], root) for name, part in patterned.items())
         case "additionalProperties":
+            if said is True:
+                return True
             others = set(value) - set(schema.get("properties", ())) - set(patterned)
             return not others if said is False else all(accepts(said, value[name], root) for name in others)
         case _:
