@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import acquire, complete, figures, launch, registry, replicas, revocation, verify, where
+from bench import acquire, authorize, complete, figures, launch, registry, replicas, revocation, verify, where
 from bench import scale as scale_
 from bench.stack import measured
 from broker.devstack.parts import REPOSITORY
@@ -19,6 +19,10 @@ TARGETS = {
     "acquire.p50_ratio_1": ("at most", 1.5),
     "acquire.throughput_ratio_16": ("at least", 0.85),
     "complete.refused_p99_s_20": ("under", 1.0),
+    "authorize.throughput_ratio_16": ("at least", 0.4),
+    "authorize.p99_ratio_16": ("at most", 4.0),
+    "authorize.policies_1000_over_100": ("at most", 1.3),
+    "decision.p50_ms_100": ("under", 0.25),
     "registry.apply_1000_ratio": ("at most", 1.5),
     "registry.again_1000_ratio": ("at most", 1.5),
     "verify.p50_ms": ("under", 0.3),
@@ -45,6 +49,9 @@ async def run(console: Console, scale: float) -> dict[str, float]:
         found |= await verify.a_call(stack, stack.folder / "verify", runs=_at_least(3000 * scale))
         console.print("acquire, 16 clients")
         found |= await acquire.many_clients(stack, clients=16, each=20, rounds=_at_least(5 * scale))
+        console.print("authorizing tool calls, 16 clients, and the decision alone")
+        found |= authorize.decision_alone(stack, stack.folder / "decision", runs=_at_least(3000 * scale))
+        found |= await authorize.calls(stack, clients=16, rounds=_at_least(10 * scale))
         console.print("launch, with and without a pool")
         found |= await asyncio.to_thread(launch.first_call, stack, runs=_at_least(20 * scale))
         for leases, runs in ((1, 100), (20, 100)):
@@ -103,6 +110,29 @@ def report(console: Console, found: dict[str, float]) -> None:
                 ),
             ]
             for leases in (1, 20)
+        ],
+    )
+    figures.show(
+        console,
+        f"AuthorizeAction, 100 policies, chains of 20, 16 clients ({found['authorize.rounds_16']:.0f} rounds)",
+        ["", "broker", "beside it", "ratio"],
+        [
+            [
+                "calls a second; bare grpc.aio echo over mTLS",
+                *(f"{found[f'authorize.{who}_per_s_16']:.0f}" for who in ("broker", "echo")),
+                f"{found['authorize.throughput_ratio_16']:.2f}",
+            ],
+            [
+                "p99; echo",
+                *(f"{found[f'authorize.{who}_p99_ms_16']:.1f} ms" for who in ("broker", "echo")),
+                f"{found['authorize.p99_ratio_16']:.2f}",
+            ],
+            [
+                "one client, p50, 1,000 policies of which 50 can apply; 100",
+                *(f"{found[f'authorize.p50_ms_{number}']:.2f} ms" for number in (1000, 100)),
+                f"{found['authorize.policies_1000_over_100']:.2f}",
+            ],
+            ["the decision alone, p50", f"{found['decision.p50_ms_100']:.3f} ms", "", ""],
         ],
     )
     figures.show(

@@ -15,7 +15,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from broker.api.v1 import credentials_pb2, credentials_pb2_grpc, tasks_pb2, tasks_pb2_grpc
+from broker.api.v1 import (
+    credentials_pb2,
+    credentials_pb2_grpc,
+    tasks_pb2,
+    tasks_pb2_grpc,
+    tools_pb2,
+    tools_pb2_grpc,
+)
 from broker.client import Svid
 from tests.unit.client.authority import Authority
 
@@ -79,7 +86,11 @@ def hang(release: asyncio.Event | None = None) -> Step:
     return step
 
 
-class FakeBroker(tasks_pb2_grpc.TaskServiceServicer, credentials_pb2_grpc.CredentialServiceServicer):
+class FakeBroker(
+    tasks_pb2_grpc.TaskServiceServicer,
+    credentials_pb2_grpc.CredentialServiceServicer,
+    tools_pb2_grpc.ToolServiceServicer,
+):
     """Its steps are taken, one a call, before it answers as a well-meaning broker would."""
 
     def __init__(self, authority: Authority, socket: Path) -> None:
@@ -95,6 +106,8 @@ class FakeBroker(tasks_pb2_grpc.TaskServiceServicer, credentials_pb2_grpc.Creden
         self.attached = 0
         self._changed = asyncio.Condition()
         self._leases = 0
+        self.denies: tools_pb2.Authorization | None = None
+        """The answer to every call, instead of leave."""
         self._server: grpc.aio.Server | None = None
 
     @property
@@ -106,6 +119,7 @@ class FakeBroker(tasks_pb2_grpc.TaskServiceServicer, credentials_pb2_grpc.Creden
         server = grpc.aio.server()
         tasks_pb2_grpc.add_TaskServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
         credentials_pb2_grpc.add_CredentialServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+        tools_pb2_grpc.add_ToolServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
         tls = grpc.ssl_server_credentials(
             [(svid.key, svid.chain)], self._authority.pem, require_client_auth=True
         )
@@ -218,3 +232,28 @@ class FakeBroker(tasks_pb2_grpc.TaskServiceServicer, credentials_pb2_grpc.Creden
         await self._called("release", request, context)
         lease = credentials_pb2.Lease(lease_id=request.lease_id, state=credentials_pb2.LEASE_STATE_REVOKED)
         return credentials_pb2.ReleaseCredentialResponse(lease=lease)
+
+    async def ListTools(self, request: Any, context: Any) -> Any:  # noqa: N802
+        await self._called("list_tools", request, context)
+        schema = '{"type": "object", "additionalProperties": false}'
+        tool = tools_pb2.Tool(name="browse", description="Look around", arguments_schema=schema)
+        return tools_pb2.ListToolsResponse(tools=[tool])
+
+    def _authorization(self, number: int) -> tools_pb2.Authorization:
+        if self.denies is not None:
+            return self.denies
+        obligations = tools_pb2.Obligations(redact=["iban"], limit_rows=10, credential_role="orders")
+        return tools_pb2.Authorization(action_id=f"action-{number}", allowed=True, obligations=obligations)
+
+    async def AuthorizeAction(self, request: Any, context: Any) -> Any:  # noqa: N802
+        await self._called("authorize", request, context)
+        return tools_pb2.AuthorizeActionResponse(authorization=self._authorization(1))
+
+    async def AuthorizeActions(self, request: Any, context: Any) -> Any:  # noqa: N802
+        await self._called("authorize_all", request, context)
+        found = [self._authorization(number) for number, _ in enumerate(request.calls, 1)]
+        return tools_pb2.AuthorizeActionsResponse(authorizations=found[:1] if self.denies else found)
+
+    async def ReportOutcome(self, request: Any, context: Any) -> Any:  # noqa: N802
+        await self._called("report", request, context)
+        return tools_pb2.ReportOutcomeResponse(outcome=request.outcome)
