@@ -69,8 +69,6 @@ class ActionFacts:
     """Of its chain."""
     denied: tuple[Action, ...]
     """Refusals that stick: all of the task, and those of its instance that still hold; newest first, bounded."""
-    denials: int
-    """How often the task was refused, in all."""
     live_leases: int
     """Leases that are not final."""
     oldest_lease: datetime | None

@@ -276,7 +276,7 @@ def _context(  # noqa: PLR0913, PLR0917 - a context's parts
         effect=None if tool is None else tool.effect(call.arguments),
         fingerprint=fingerprint,
         live_leases=facts.live_leases,
-        earlier_denials=facts.denials,
+        earlier_denials=chain.denials,
         at=now,
         chain=chain,
         oldest_lease=facts.oldest_lease,

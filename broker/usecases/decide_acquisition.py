@@ -120,7 +120,7 @@ class DecideAcquisition:
             role_name=request.role,
             role=catalog.credential_roles.get(request.role),
             live_leases=facts.live_leases,
-            earlier_denials=facts.denials,
+            earlier_denials=chain.denials,
             at=now,
             chain=chain,
             oldest_lease=facts.oldest_lease,

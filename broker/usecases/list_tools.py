@@ -72,7 +72,7 @@ class ListTools:
                 effect=effect,
                 fingerprint=Fingerprint.ABSENT,
                 live_leases=facts.live_leases,
-                earlier_denials=facts.denials,
+                earlier_denials=chain.denials,
                 at=now,
                 chain=chain,
                 oldest_lease=facts.oldest_lease,

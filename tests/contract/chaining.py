@@ -113,7 +113,7 @@ class ChainCases:
         assert await refused(store, close(3)) is Conflict.ACTION_STATE
 
     async def test_the_facts_of_a_decision(self, store: Store) -> None:
-        nothing = ActionFacts(task=None, length=0, denied=(), denials=0, live_leases=0, oldest_lease=None)
+        nothing = ActionFacts(task=None, length=0, denied=(), live_leases=0, oldest_lease=None)
         assert await store.action_facts(NEVER, NOON, 10) == nothing
         task = await add_task(store)
         assert await store.action_facts(TASK, NOON, 10) == replace(nothing, task=task)
@@ -124,7 +124,7 @@ class ChainCases:
         lease = await store.lease(a_lease("lease-a").lease_id)
         assert lease is not None
         assert facts == ActionFacts(
-            task=task, length=2, denied=(), denials=1, live_leases=1, oldest_lease=lease.issued_at
+            task=task, length=2, denied=(), live_leases=1, oldest_lease=lease.issued_at
         )
 
     async def test_refusals_that_stick_are_those_of_the_task_and_of_the_instance_for_a_while(

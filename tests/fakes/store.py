@@ -152,7 +152,7 @@ class FakeStore:
         self._check()
         task = self._state.tasks.get(task_id)
         if task is None:
-            return ActionFacts(task=None, length=0, denied=(), denials=0, live_leases=0, oldest_lease=None)
+            return ActionFacts(task=None, length=0, denied=(), live_leases=0, oldest_lease=None)
         own = [action for action in self._state.actions.values() if action.task_id == task_id]
         denied = [
             action
@@ -166,7 +166,6 @@ class FakeStore:
             task=task,
             length=max((action.position for action in own), default=0),
             denied=tuple(sorted(denied, key=lambda one: (one.at, one.position), reverse=True)[:limit]),
-            denials=sum(not action.allowed for action in own),
             live_leases=len(leases),
             oldest_lease=min((lease.issued_at for lease in leases if lease.issued_at), default=None),
             under_key=next((one for one in own if key is not None and one.idempotency_key == key), None),

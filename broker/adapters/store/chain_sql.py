@@ -6,9 +6,9 @@ from datetime import datetime
 
 from sqlalchemy import bindparam, func, or_, select
 
-from broker.adapters.store.reading import OPEN, leases_from, task
-from broker.adapters.store.rows import action_of
-from broker.adapters.store.schema import actions, leases
+from broker.adapters.store.reading import OPEN, leases_from
+from broker.adapters.store.rows import action_of, task_of
+from broker.adapters.store.schema import actions, leases, tasks
 from broker.adapters.store.session import EPOCH, MICROSECOND, Session, Statement, one_of
 from broker.domain.actions import Action
 from broker.domain.identifiers import ActionId, TaskId
@@ -41,26 +41,25 @@ _BY_KEY = Statement(
         leases.c.task_id == bindparam("b_task"), leases.c.idempotency_key == bindparam("b_key")
     )
 )
+_of_task = leases.c.task_id == tasks.c.task_id
 _AROUND = Statement(
     select(
+        tasks,
         select(func.coalesce(func.max(actions.c.position), 0))
-        .where(actions.c.task_id == bindparam("b_task"))
+        .where(actions.c.task_id == tasks.c.task_id)
         .scalar_subquery()
         .label("length"),
         select(func.count())
-        .where(actions.c.task_id == bindparam("b_task"), actions.c.allowed.is_(False))
-        .scalar_subquery()
-        .label("denials"),
-        select(func.count())
-        .where(leases.c.task_id == bindparam("b_task"), one_of(leases.c.state, OPEN))
+        .where(_of_task, one_of(leases.c.state, OPEN))
         .scalar_subquery()
         .label("live_leases"),
         select(func.min(leases.c.issued_at))
-        .where(leases.c.task_id == bindparam("b_task"), one_of(leases.c.state, OPEN))
+        .where(_of_task, one_of(leases.c.state, OPEN))
         .scalar_subquery()
         .label("oldest"),
-    )
+    ).where(tasks.c.task_id == bindparam("b_task"))
 )
+"""The task, and what is counted around it, in one question."""
 
 
 def action(session: Session, action_id: ActionId) -> Action | None:
@@ -79,10 +78,11 @@ def action_facts(
     session: Session, task_id: TaskId, now: datetime, limit: int, key: str | None
 ) -> ActionFacts:
     """What a decision about the task needs, and who holds the idempotency key of an acquire."""
-    found = task(session, task_id)
-    if found is None:
-        return ActionFacts(task=None, length=0, denied=(), denials=0, live_leases=0, oldest_lease=None)
-    around = session.rows(_AROUND, b_task=task_id)[0]
+    rows = session.rows(_AROUND, b_task=task_id)
+    if not rows:
+        return ActionFacts(task=None, length=0, denied=(), live_leases=0, oldest_lease=None)
+    around = rows[0]
+    found = task_of(around)
     denied = session.rows(_DENIED, b_owner=str(found.owner), b_now=now, b_task=task_id, b_limit=limit)
     oldest = around["oldest"]
     under_key = [] if key is None else leases_from(session.rows(_BY_KEY, b_task=task_id, b_key=key))
@@ -91,7 +91,6 @@ def action_facts(
         task=found,
         length=around["length"],
         denied=tuple(action_of(row) for row in denied),
-        denials=around["denials"],
         live_leases=around["live_leases"],
         oldest_lease=None if oldest is None else EPOCH + oldest * MICROSECOND,
         holds_key=next((lease for lease in under_key if lease.holds_key), None),
