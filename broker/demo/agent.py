@@ -50,10 +50,12 @@ class Agent:
             "seconds_left": int(left.total_seconds()),
         }
 
-    async def declare(self, *, task_type: str, intent: str, roles: list[str]) -> Facts:
+    async def declare(
+        self, *, task_type: str, intent: str, roles: list[str], tools: list[str] | None = None
+    ) -> Facts:
         """Declare the task."""
         self._task = await self._block.enter_async_context(
-            self._broker.task(task_type, intent=intent, roles=roles)
+            self._broker.task(task_type, intent=intent, roles=roles, tools=tools or [])
         )
         return {"task_id": self._task.task_id, "deadline": self._task.deadline.isoformat()}
 
@@ -92,6 +94,23 @@ class Agent:
         except psycopg.errors.InsufficientPrivilege as error:
             return {"refused": str(error).splitlines()[0]}
         return {"refused": ""}
+
+    async def tools(self) -> Facts:
+        """What it may call now."""
+        assert self._task is not None
+        return {"tools": [tool.name for tool in await self._task.tools()]}
+
+    async def call(self, *, tool: str, arguments: dict[str, Any]) -> Facts:
+        """Ask whether it may make a call."""
+        assert self._task is not None
+        found = await self._task.authorize(tool, arguments)
+        return {
+            "allowed": found.allowed,
+            "reason": found.reason,
+            "text": found.text,
+            "policies": list(found.policies),
+            "class": found.denial_class.value if found.denial_class else "",
+        }
 
     async def complete(self) -> Facts:
         """Complete the task; say when PostgreSQL refuses, and what became of the open session."""

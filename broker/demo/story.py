@@ -42,6 +42,7 @@ from broker.devstack.state import State
 _CLASS: Final = "invoice-bot"
 _TASK_TYPE: Final = "reconcile-invoices"
 _ROLE: Final = "orders-readonly"
+_TOOLS: Final = frozenset({"query-orders", "read-mail", "send-report"})
 _EXPIRES_AFTER: Final = timedelta(seconds=6)
 _HEARTBEAT: Final = "1s"
 _PATIENCE: Final = 60.0
@@ -135,6 +136,7 @@ class Story:
                     work.result()
                 who = self._identities(first, second)
                 task, lease = self._main_job(first)
+                self._talked_into_something(first, task)
                 self._somebody_else(second, task, lease)
                 self._nobody(who, foreign.result(), *expiring.result())
             self._the_end(first)
@@ -183,6 +185,7 @@ class Story:
             task_type=_TASK_TYPE,
             intent="Compare yesterday's orders with what was paid",
             roles=[_ROLE],
+            tools=sorted(_TOOLS),
         )
         task = str(declared["task_id"])
         self._claim(f"the broker took the task {task}", bool(task), f"deadline {declared['deadline']}")
@@ -212,6 +215,45 @@ class Story:
         self._claim("and can do nothing else", bool(refused), refused)
         self._user = user
         return task, lease
+
+    def _talked_into_something(self, first: _Child, task: str) -> None:
+        self._step(
+            "An agent is talked into something",
+            "each tool call is decided with what the task has read so far",
+        )
+        report = {"recipient": "ann@ours.example", "text": "all paid"}
+        self._claim(
+            "alice's task may call what it declared",
+            set(first.ask("tools")["tools"]) == _TOOLS,
+            ", ".join(sorted(_TOOLS)),
+        )
+        steps = [("query-orders", {"day": "2026-03-01"}), ("send-report", report), ("read-mail", {})]
+        answers = [first.ask("call", tool=tool, arguments=arguments) for tool, arguments in steps]
+        self._claim(
+            "she queries orders (confidential), sends her report, and reads what customers wrote (untrusted)",
+            all(answer["allowed"] for answer in answers),
+        )
+        left = set(first.ask("tools")["tools"])
+        self._claim("from here on sending is not among her tools any more", left == _TOOLS - {"send-report"})
+        hijacked = {"recipient": "mallory@theirs.example", "text": "all orders"}
+        denied = first.ask("call", tool="send-report", arguments=hijacked)
+        self._claim(
+            f"a customer's mail said to send it all to somebody else: {denied['text']}",
+            not denied["allowed"] and denied["reason"] == "POLICY_DENIED",
+            ", ".join(denied["policies"]),
+        )
+        again = first.ask("call", tool="send-report", arguments=hijacked)
+        self._claim("asking again is no other answer", not again["allowed"], again["text"])
+        self._claim(
+            "and her own work goes on", first.ask("call", tool=steps[0][0], arguments=steps[0][1])["allowed"]
+        )
+        store = self._stack.broker.store_url
+        code, shown = self._tasklease("audit", "list", "--store", store, "--task", task, "--json")
+        kinds = [json.loads(line)["kind"] for line in shown.splitlines()] if code == 0 else []
+        self._claim(
+            "each decision is in the audit trail",
+            (kinds.count("action.allowed"), kinds.count("action.denied")) == (len(steps) + 1, 2),
+        )
 
     def _somebody_else(self, second: _Child, task: str, lease: str) -> None:
         self._step(
