@@ -115,7 +115,7 @@ def _text(*, applying: int, others: int) -> str:
     ]
     return "\n".join(
         f'@id("bench.{n}") forbid ({head}) when {{ context.labels.contains("label-{n}") &&'
-        f" context.chain.length > {n} && resource.level > 2 }};"
+        f" context.chain.length > {n} && resource.classification_level > 2 }};"
         for n, head in enumerate(heads)
     )
 

@@ -18,6 +18,7 @@ from broker.adapters.observe.metrics import Health, PrometheusMetrics
 from broker.adapters.observe.together import Observers
 from broker.adapters.observe.traces import Traces
 from broker.adapters.policy.bounded import BoundedPolicy
+from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.policy.files import PolicyFiles
 from broker.adapters.spire.identity import TrustBundle, WorkloadIdentity
 from broker.adapters.spire.jwt_bundles import JwtBundle, JwtBundles
@@ -174,7 +175,7 @@ class _Broker:
             catalogs=catalogs,
             verifier=verifier,
         )
-        policy = BoundedPolicy(policies.current)
+        policy = BoundedPolicy(CatalogBoundsPolicy(), policies)
         chains = Chains(store)
         acquire = AcquireCredential(
             store=store,

@@ -6,6 +6,11 @@
 from __future__ import annotations
 
 import os
+
+# Before anything imports gRPC: this process forks only to start another program, from several threads; gRPC's handlers
+# around a fork can wait for its own threads for ever, and are of no use then.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 from pathlib import Path
 from typing import Final
 

@@ -48,6 +48,7 @@ check "wire: generated code is current" generated_is_current
 check "catalog: JSON Schema is current" schema_is_current
 check "architecture: the table of transitions is current" python -m tools.lifecycle --check
 check "catalog: the example is valid" tasklease catalog check examples/catalog
+check "policies: the examples pass their tests" tasklease policy test examples/policies --catalog examples/catalog
 check "repository: names, links, rules, commands" python tools/check_repository.py
 if [ ${#failed[@]} -gt 0 ]; then
   printf 'check: %d failed: %s\n' "${#failed[@]}" "$(IFS=,; echo "${failed[*]}")" >&2

@@ -11,7 +11,7 @@ import typer
 import uvloop
 
 from broker import bootstrap
-from broker.adapters.policy.cedar import PolicyFilesError
+from broker.adapters.policy.reading import PolicyFilesError
 from broker.adapters.spire.identity import NoIdentityError
 from broker.adapters.store.migrating import SchemaVersionError
 from broker.adapters.store.sql_store import StoreUnusableError

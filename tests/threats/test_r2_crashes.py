@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from broker.api.v1 import operators_pb2
+from broker.api.v1 import operators_pb2, tasks_pb2, tools_pb2
 from broker.devstack.parts import REPOSITORY
 from tests.threats.world import CLASS, World, until
 
@@ -22,6 +22,7 @@ ACQUIRE = (
     "acquire.vault-issued",
     "acquire.issued-durable",
 )
+AUTHORIZE = ("authorize.durable",)
 QUARANTINE = ("quarantine.durable",)
 END = ("end.durable", "revoke.vault-revoked", "revoke.durable")
 
@@ -40,8 +41,27 @@ def restart_after_crash(world: World) -> None:
 def test_every_step_is_crashed_at() -> None:
     source = "".join(file.read_text() for file in (REPOSITORY / "broker/usecases").glob("*.py"))
     assert sorted(set(re.findall(r'reached\("([^"]+)"\)', source))) == sorted(
-        DECLARE + ACQUIRE + QUARANTINE + END
+        DECLARE + ACQUIRE + AUTHORIZE + QUARANTINE + END
     )
+
+
+@pytest.mark.parametrize("step", AUTHORIZE)
+def test_a_crash_while_authorizing_leaves_one_decision(world: World, step: str) -> None:
+    crash(world, step)
+    svid = world.svid()
+    call = tools_pb2.Call(tool="read-mail", idempotency_key="the-only-one")
+    with world.calling(svid) as caller:
+        answer = world.try_declare(caller, scope=tasks_pb2.Scope(tools=["read-mail"]))
+        task_id = answer.message.task.task_id
+        request = tools_pb2.AuthorizeActionRequest(task_id=task_id, call=call)
+        assert not caller.call("AuthorizeAction", request).ok
+    with world.alive(svid, task_id):
+        restart_after_crash(world)
+        with world.calling(svid) as caller:
+            again = caller.call("AuthorizeAction", request)
+    assert again.ok, again
+    assert (again.message.authorization.allowed, again.message.authorization.position) == (True, 1)
+    assert world.kinds(task_id).count("action.allowed") == 1
 
 
 @pytest.mark.parametrize("step", DECLARE)

@@ -57,7 +57,7 @@ def ruled(world: World) -> Iterator[World]:
         return log.read_text().count("policies changed")
 
     seen = changes()
-    catalog.write_text(tools.rstrip() + MORE_TOOLS % world.stack.postgres.port)
+    catalog.write_text(tools.replace("\ntools:\n", "\ntools:" + MORE_TOOLS % world.stack.postgres.port, 1))
     until(lambda: changes() > seen, "another catalog is taken up")
     seen = changes()
     rule.write_text(OURS)
@@ -168,7 +168,7 @@ def test_after_confidential_data_and_untrusted_content_nothing_goes_out(world: W
             assert "send-report" not in listed(caller, hijacked)
             denied = ask(caller, hijacked, "send-report", recipient="eve@ours.example")
             assert not denied.allowed
-            assert list(denied.policies) == ["cedar:flows.nothing-external-after-confidential-and-untrusted"]
+            assert list(denied.policies) == ["cedar:flows.no-exfiltration"]
     world.verify_trail()
 
 

@@ -1,233 +1,199 @@
-"""Decides by Cedar policies in files: validated and compiled when they are read, sliced when they are asked.
+"""Decides by Cedar policies that a platform team writes. Implements ports.policy.PolicyEngine.
 
-What always holds: allowed is what Cedar allows by name and without any error; no policy, an error, a missing attribute or a
-value that is not of the schema is a denial (rule R5). A `forbid` that errors is skipped by Cedar and would let a request
-pass: that is why an error of any policy denies.
+What always holds: it allows only what Cedar allows by name and without a single error; whatever else happens is a denial. A
+forbid that fails would be skipped by Cedar, so a failure anywhere denies.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Self, TypeVar
 
 import cedarpy
 
-from broker.adapters.policy import questions
-from broker.adapters.policy.questions import NAMESPACE, Question, schema_for
+from broker.adapters.policy.facts import CannotBeAskedError, Context, Entry, Facts, facts_of
+from broker.adapters.policy.lru import Lru
+from broker.adapters.policy.reading import (
+    Policy,
+    PolicyFilesError,
+    notices,
+    read_policies,
+)
+from broker.adapters.policy.schema import attributes_of, schema_for
+from broker.adapters.policy.slices import Slice, Slices
+from broker.config.reading import Problem
 from broker.domain.catalog import Catalog
 from broker.domain.decision import AcquireContext, CallContext, Decision, DeclareContext, Verdict
 from broker.domain.errors import DenialClass, PolicyDeniedError
 
 logger = logging.getLogger(__name__)
 
-_MOST_SLICES: Final = 2_000
-_MOST_ENTITIES: Final = 5_000
+DEFAULT: Final = "cedar:default"
+ERROR: Final = "cedar:error"
+_ENTITIES: Final = 8192
 _STRICTEST: Final = (DenialClass.STRUCTURAL, DenialClass.GRANTABLE, DenialClass.TRANSIENT)
-_OF_THE_CALL: Final = frozenset({"arguments", "arguments_sha256", "resource"})
-"""Attributes that depend on a call's arguments: of `context.asserted`, and of the effect."""
-_LONGEST_TEXT: Final = 300
+T = TypeVar("T")
+_NAMED: Final = re.compile(r"policy `([^`]+)`")
 
 
-class PolicyFilesError(Exception):
-    """The policies cannot be used; everything that is wrong with them, for people."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
+@dataclass(frozen=True, slots=True)
+class _Entities:
+    entry: Entry
+    handle: cedarpy.Entities
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """One policy of a file."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What Cedar says: whether it allows, which policies said so, and which failed."""
 
-    policy_id: str
-    """Its `@id`."""
-    file: str
-    text: str
-    body: Mapping[str, Any]
-    """Cedar's JSON form."""
-
-    @property
-    def forbids(self) -> bool:
-        """Whether it is a `forbid`."""
-        return bool(self.body["effect"] == "forbid")
-
-    @property
-    def denial_class(self) -> DenialClass:
-        """What its denials mean to the agent (`@denial`)."""
-        return DenialClass(self.annotation("denial") or DenialClass.GRANTABLE)
-
-    @property
-    def says(self) -> str:
-        """What it tells the caller (`@says`)."""
-        return self.annotation("says")[:_LONGEST_TEXT]
-
-    @property
-    def looks_at_arguments(self) -> bool:
-        """Whether it may depend on what a tool is called with."""
-        return _mentions(self.body.get("conditions", []), _OF_THE_CALL)
-
-    def annotation(self, name: str) -> str:
-        """An annotation's value; empty without one."""
-        return str(self.body.get("annotations", {}).get(name) or "")
-
-    def can_apply(self, question: Question) -> bool:
-        """Whether its head fits; true for every head that is not understood."""
-        return (
-            _fits(self.body["action"], "Action", {question.action})
-            and _fits(
-                self.body["resource"],
-                question.resource_type,
-                {question.resource},
-            )
-            and _fits_principal(self.body["principal"], question)
-        )
+    allowed: bool
+    determining: tuple[str, ...] = ()
+    failed: bool = False
+    failing: tuple[str, ...] = ()
 
 
 class CedarPolicies:
-    """See the module. Frozen; made by `load`."""
+    """See the module. Never changes; what it keeps are compiled forms."""
 
-    def __init__(self, policies: Sequence[Policy], catalog: Catalog) -> None:
-        self.policies = tuple(policies)
-        self.catalog_digest = catalog.digest
-        self._schema = cedarpy.Schema.from_str(schema_for(catalog))
-        self._by_id = {policy.policy_id: policy for policy in policies}
-        self._named_instances = frozenset(filter(None, (_named_instance(one.body) for one in policies)))
-        self._slices: OrderedDict[tuple[str, ...], tuple[tuple[Policy, ...], cedarpy.PolicySet]] = (
-            OrderedDict()
-        )
-        self._entities: OrderedDict[tuple[str, ...], cedarpy.Entities] = OrderedDict()
+    def __init__(self, policies: tuple[Policy, ...], catalog: Catalog, *, sliced: bool = True) -> None:
+        """Of policies that were checked; `load` is the way to them. Unsliced it asks all policies each time."""
+        self.policies: Final = policies
+        self.catalog_digest: Final = catalog.digest
+        self.notices: Final = notices(policies, _known(catalog))
+        self._by_id: Final = {policy.policy_id: policy for policy in policies}
+        self._schema: Final = cedarpy.Schema.from_str(schema_for(catalog))
+        self._slices: Final = Slices(policies)
+        self._sliced: Final = sliced
+        self._entities: Final[Lru[tuple[str, str, str, str], _Entities]] = Lru(_ENTITIES)
 
     @classmethod
-    def load(cls, folder: Path, catalog: Catalog) -> CedarPolicies:
-        """Read, check and compile every `.cedar` file below `folder`.
+    def load(cls, folder: Path, catalog: Catalog) -> Self:
+        """Read all policy files below `folder`. Without policies everything is denied.
 
         Raises:
-            PolicyFilesError: everything that is wrong.
+            PolicyFilesError: they cannot be used with this catalog; says everything that is wrong.
         """
-        if not folder.is_dir():
-            raise PolicyFilesError([f"{folder}: there is no such folder: make one with .cedar files"])
-        problems: list[str] = []
-        policies: list[Policy] = []
-        for file in sorted(folder.rglob("*.cedar")):
-            name = str(file.relative_to(folder))
-            try:
-                policies += _read(file.read_text(encoding="utf-8"), name)
-            except PolicyFilesError as error:
-                problems += error.problems
-            except (OSError, UnicodeError) as error:
-                problems.append(f"{name}: cannot be read: {type(error).__name__}")
-        problems += _twice(policies)
-        if not problems:
-            problems += _invalid(policies, catalog)
-        if problems:
-            raise PolicyFilesError(problems)
-        return cls(policies, catalog)
-
-    def slice_for(self, question: Question) -> tuple[Policy, ...]:
-        """The policies whose heads fit."""
-        return self._slice(question)[0]
-
-    def decide(self, question: Question) -> Decision:
-        """Decide one question."""
-        _, compiled = self._slice(question)
-        result = self._ask(question, compiled)
-        determining = self._determining(result)
-        names = tuple(f"cedar:{policy.policy_id}" for policy in determining) or ("cedar:default",)
-        if result.diagnostics.errors:
-            logger.error(
-                "denied, because policies failed: %s", "; ".join(map(str, result.diagnostics.errors))[:1000]
-            )
-            return _denial(("cedar:error",), "the policies could not be evaluated", DenialClass.STRUCTURAL)
-        if result.decision is cedarpy.Decision.Allow and determining:
-            return Decision(verdict=Verdict.ALLOW, policies=names)
-        if not determining:
-            return _denial(names, "no policy permits it", DenialClass.STRUCTURAL)
-        denial_class = min((one.denial_class for one in determining), key=_STRICTEST.index)
-        says = " ".join(dict.fromkeys(one.says for one in determining if one.says))
-        return _denial(names, says or "a policy forbids it", denial_class)
-
-    def could_allow(self, question: Question) -> bool:
-        """Whether there may be arguments with which it is allowed; `question` has none."""
-        policies, _ = self._slice(question)
-        certain = [policy for policy in policies if not policy.looks_at_arguments]
-        result = self._ask(question, _compiled(certain))
-        if result.diagnostics.errors:
-            return False
-        determining = self._determining(result)
-        if result.decision is cedarpy.Decision.Allow:
-            return bool(determining)
-        forbidden = any(policy.forbids for policy in determining)
-        permits = any(policy.looks_at_arguments and not policy.forbids for policy in policies)
-        return permits and not forbidden and result.decision is cedarpy.Decision.Deny
-
-    # ports.policy.PolicyEngine -------------------------------------------------------------------------------
+        try:
+            schema = cedarpy.Schema.from_str(schema_for(catalog), release_gil=True)
+        except ValueError as error:
+            what = f"the catalog's tools cannot be put into the schema: {error}"
+            raise PolicyFilesError([Problem(file="catalog", line=0, field="tools", what=what)]) from error
+        return cls(read_policies(folder, schema, attributes_of(catalog)), catalog)
 
     def decide_declaration(self, context: DeclareContext, catalog: Catalog) -> Decision:
-        """See ports.policy."""
-        return self.decide(questions.of_declaration(context, catalog))
+        """Whether policies let the task be declared."""
+        return self._decide(context, catalog)
 
-    def decide_acquisition(self, context: AcquireContext, catalog: Catalog) -> Decision:  # noqa: ARG002
-        """See ports.policy."""
-        return self.decide(questions.of_acquisition(context))
+    def decide_acquisition(self, context: AcquireContext, catalog: Catalog) -> Decision:
+        """Whether policies let the credential be handed out."""
+        return self._decide(context, catalog)
 
-    def decide_call(self, context: CallContext, catalog: Catalog) -> Decision:  # noqa: ARG002
-        """See ports.policy."""
-        return self.decide(questions.of_call(context))
+    def decide_call(self, context: CallContext, catalog: Catalog) -> Decision:
+        """Whether policies let the tool be called with these arguments."""
+        return self._decide(context, catalog)
 
-    def could_allow_call(self, context: CallContext, catalog: Catalog) -> bool:  # noqa: ARG002
-        """See ports.policy."""
-        return self.could_allow(questions.of_call(context))
+    def could_allow_call(self, context: CallContext, catalog: Catalog) -> bool:
+        """Whether policies may let the tool be called with some arguments.
 
-    # ---------------------------------------------------------------------------------------------------------
+        False for sure where no arguments help; True may still turn out to be a denial for all arguments there are.
+        """
+        return _guarded(lambda: self._could_allow(context, catalog), otherwise=False)
 
-    def _ask(self, question: Question, compiled: cedarpy.PolicySet) -> cedarpy.AuthzResult:
-        return cedarpy.is_authorized(
-            question.request, compiled, self._entities_of(question), schema=self._schema
+    def facts(self, context: Context, catalog: Catalog) -> Facts:
+        """What Cedar is told of it.
+
+        Raises:
+            CannotBeAskedError: it cannot be told.
+        """
+        return facts_of(context, catalog)
+
+    def slice(self, facts: Facts) -> Slice:
+        """The policies that can apply to it."""
+        return self._slices.of(facts.question) if self._sliced else self._slices.whole()
+
+    def ask(self, facts: Facts, asked: cedarpy.PolicySet) -> Answer:
+        """Put the request to these policies."""
+        result = cedarpy.is_authorized(facts.request(), asked, self._handle(facts), self._schema)
+        errors = result.diagnostics.errors
+        if errors or result.decision not in {cedarpy.Decision.Allow, cedarpy.Decision.Deny}:
+            named = {name for error in errors for name in _NAMED.findall(error)}
+            return Answer(allowed=False, failed=True, failing=tuple(sorted(named & self._by_id.keys())))
+        allowed = result.decision is cedarpy.Decision.Allow
+        return Answer(allowed=allowed, determining=tuple(sorted(result.diagnostics.reasons)))
+
+    def _decide(self, context: Context, catalog: Catalog) -> Decision:
+        return _guarded(lambda: self._decision(context, catalog), otherwise=_failed(()))
+
+    def _decision(self, context: Context, catalog: Catalog) -> Decision:
+        try:
+            facts = self.facts(context, catalog)
+        except CannotBeAskedError as error:
+            return _denied((DEFAULT,), str(error), DenialClass.STRUCTURAL)
+        answer = self.ask(facts, self.slice(facts).compiled)
+        if answer.failed:
+            logger.error(
+                "a decision FAILED and so denies: action %s, resource %s, policies %s",
+                facts.question.action,
+                facts.question.resource,
+                ", ".join(answer.failing) or "unknown",
+            )
+            return _failed(answer.failing)
+        determining = tuple(self._by_id[name] for name in answer.determining)
+        named = tuple(f"cedar:{policy.policy_id}" for policy in determining)
+        if answer.allowed and determining and all(policy.permits for policy in determining):
+            return Decision(verdict=Verdict.ALLOW, policies=named)
+        if not determining:
+            return _denied((DEFAULT,), "no policy permits it", DenialClass.STRUCTURAL)
+        strictest = min((policy.denial for policy in determining), key=_STRICTEST.index)
+        text = "; ".join(policy.says or f"policy {policy.policy_id!r} forbids it" for policy in determining)
+        return _denied(named, text, strictest)
+
+    def _could_allow(self, context: CallContext, catalog: Catalog) -> bool:
+        try:
+            facts = facts_of(context, catalog, with_arguments=False)
+        except CannotBeAskedError:
+            return False
+        asked = self.slice(facts).compiled
+        entities = self._handle(facts)
+        # Partial evaluation does not look at the schema: ask once with it, whether the rest fits at all.
+        whole = cedarpy.is_authorized(facts.request(), asked, entities, self._schema)
+        if whole.decision is cedarpy.Decision.NoDecision:
+            return False
+        result = cedarpy.is_authorized_partial(facts.request_without_arguments(), asked, entities)
+        found = result.diagnostics
+        if found.errors or found.unknown_entities:
+            return False
+        certain = [self._by_id[name] for name in found.reasons]
+        unclear = [self._by_id[name] for name in found.nontrivial_residuals]
+        if result.decision is cedarpy.Decision.Deny or not all(policy.permits for policy in certain):
+            return False
+        return any(policy.permits for policy in (*certain, *unclear))
+
+    def _handle(self, facts: Facts) -> cedarpy.Entities:
+        question = facts.question
+        key = (str(facts.caller), question.agent_class, question.action, question.resource)
+        kept = self._entities.get(
+            key,
+            lambda: _Entities(facts.entry, cedarpy.Entities.from_json_str(facts.entities(), self._schema)),
+            still_good=lambda found: found.entry is facts.entry,
         )
-
-    def _determining(self, result: cedarpy.AuthzResult) -> list[Policy]:
-        return sorted(
-            (self._by_id[reason] for reason in result.diagnostics.reasons), key=lambda one: one.policy_id
-        )
-
-    def _slice(self, question: Question) -> tuple[tuple[Policy, ...], cedarpy.PolicySet]:
-        instance = str(question.instance)
-        key = (
-            question.action,
-            question.agent_class,
-            question.resource_type,
-            question.resource,
-            instance if instance in self._named_instances else "",
-        )
-        found = self._slices.get(key)
-        if found is None:
-            policies = tuple(policy for policy in self.policies if policy.can_apply(question))
-            found = (policies, _compiled(policies))
-            _keep(self._slices, key, found, _MOST_SLICES)
-        return found
-
-    def _entities_of(self, question: Question) -> cedarpy.Entities:
-        key = (str(question.instance), question.agent_class, question.resource_type, question.resource)
-        found = self._entities.get(key)
-        if found is None:
-            found = cedarpy.Entities.from_json_str(question.entities(), self._schema)
-            _keep(self._entities, key, found, _MOST_ENTITIES)
-        return found
+        return kept.handle
 
 
-def _keep(kept: OrderedDict[Any, Any], key: object, value: object, most: int) -> None:
-    kept[key] = value
-    while len(kept) > most:
-        kept.popitem(last=False)
+def _guarded(decide: Callable[[], T], *, otherwise: T) -> T:
+    """What it decides; `otherwise` where it fails in any way. The failure's text may hold arguments, and is not logged."""
+    try:
+        return decide()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is no permission (rule R5)
+        logger.error("a decision FAILED and so denies: %s", type(error).__name__)
+        return otherwise
 
 
-def _denial(policies: tuple[str, ...], text: str, denial_class: DenialClass) -> Decision:
+def _denied(policies: tuple[str, ...], text: str, denial_class: DenialClass) -> Decision:
     return Decision(
         verdict=Verdict.DENY,
         policies=policies,
@@ -237,123 +203,16 @@ def _denial(policies: tuple[str, ...], text: str, denial_class: DenialClass) -> 
     )
 
 
-def _compiled(policies: Sequence[Policy]) -> cedarpy.PolicySet:
-    """Under their own ids, so that the engine names them by those."""
-    whole = {
-        "staticPolicies": {one.policy_id: one.body for one in policies},
-        "templates": {},
-        "templateLinks": [],
+def _failed(failing: tuple[str, ...]) -> Decision:
+    """Structural: nobody may be asked to grant what was not decided."""
+    policies = (ERROR, *(f"cedar:{name}" for name in failing))
+    return _denied(policies, "the policies could not decide this", DenialClass.STRUCTURAL)
+
+
+def _known(catalog: Catalog) -> dict[str, frozenset[str]]:
+    return {
+        "AgentClass": frozenset(catalog.agent_classes),
+        "TaskType": frozenset(catalog.task_types),
+        "CredentialRole": frozenset(catalog.credential_roles),
+        "Tool": frozenset(catalog.tools),
     }
-    return cedarpy.PolicySet.from_json_str(json.dumps(whole))
-
-
-def _read(text: str, name: str) -> list[Policy]:
-    try:
-        parsed = json.loads(cedarpy.policies_to_json_str(text))
-    except ValueError as error:
-        raise PolicyFilesError([f"{name}: {error}"]) from error
-    problems: list[str] = []
-    if parsed.get("templates") or parsed.get("templateLinks"):
-        problems.append(f"{name}: a template: write each policy out")
-    found: list[Policy] = []
-    for body in parsed.get("staticPolicies", {}).values():
-        annotations = body.get("annotations", {})
-        policy_id = annotations.get("id")
-        if not policy_id:
-            problems.append(f"{name}: a policy without @id: each needs one, by which decisions name it")
-            continue
-        if (denial := annotations.get("denial")) is not None and denial not in set(DenialClass):
-            known = ", ".join(DenialClass)
-            problems.append(f"{name}: {policy_id}: @denial({denial!r}): give one of {known}")
-            continue
-        if denial is not None and body["effect"] != "forbid":
-            problems.append(f"{name}: {policy_id}: @denial is for forbid alone")
-            continue
-        found.append(Policy(policy_id=policy_id, file=name, text=text, body=body))
-    if problems:
-        raise PolicyFilesError(problems)
-    return found
-
-
-def _twice(policies: Sequence[Policy]) -> list[str]:
-    first: dict[str, str] = {}
-    problems = []
-    for policy in policies:
-        if policy.policy_id in first:
-            problems.append(
-                f"{policy.file}: @id({policy.policy_id!r}) stands in {first[policy.policy_id]} as well: keep one"
-            )
-        first.setdefault(policy.policy_id, policy.file)
-    return problems
-
-
-def _invalid(policies: Sequence[Policy], catalog: Catalog) -> list[str]:
-    try:
-        schema = schema_for(catalog)
-        cedarpy.Schema.from_str(schema)
-    except ValueError as error:
-        return [f"the schema of this catalog: {error}"]
-    problems = []
-    for policy in policies:
-        text = cedarpy.policies_from_json_str(
-            json.dumps(
-                {"staticPolicies": {policy.policy_id: policy.body}, "templates": {}, "templateLinks": []}
-            )
-        )
-        result = cedarpy.validate_policies(text, schema)
-        problems += [f"{policy.file}: {policy.policy_id}: {error.error}" for error in result.errors]
-        if not result.validation_passed and not result.errors:
-            problems.append(f"{policy.file}: {policy.policy_id}: is not valid")
-    return problems
-
-
-def _fits(head: Mapping[str, Any], kind: str, names: set[str]) -> bool:
-    """Whether a scope of a policy's head fits an entity of this kind; nothing has parents but instances."""
-    own = f"{NAMESPACE}::{kind}"
-    match head:
-        case {"op": "==", "entity": {"type": str(of), "id": str(name)}}:
-            return of == own and name in names
-        case {"op": "in", "entity": {"type": str(of), "id": str(name)}}:
-            return of == own and name in names
-        case {"op": "in", "entities": [*several]}:
-            return any(one.get("type") == own and one.get("id") in names for one in several)
-        case {"op": "is", "entity_type": str(of)} if "in" not in head:
-            return of == own
-        case _:
-            return True
-
-
-def _fits_principal(head: Mapping[str, Any], question: Question) -> bool:
-    instance, agent_class = f"{NAMESPACE}::Instance", f"{NAMESPACE}::AgentClass"
-    match head:
-        case {"op": "==", "entity": {"type": str(of), "id": str(name)}}:
-            return of == instance and name == str(question.instance)
-        case {"op": "in", "entity": {"type": str(of), "id": str(name)}}:
-            return (of, name) in {(instance, str(question.instance)), (agent_class, question.agent_class)}
-        case {"op": "is", "entity_type": str(of), **rest}:
-            within = rest.get("in")
-            if of != instance:
-                return False
-            return within is None or _fits_principal({"op": "in", **within}, question)
-        case _:
-            return True
-
-
-def _named_instance(body: Mapping[str, Any]) -> str:
-    """The instance that a head names, if it names one: slices of others do without that policy."""
-    head = body["principal"]
-    entity = head.get("entity") or (head.get("in") or {}).get("entity") or {}
-    return str(entity.get("id", "")) if entity.get("type") == f"{NAMESPACE}::Instance" else ""
-
-
-def _mentions(node: object, names: frozenset[str]) -> bool:
-    match node:
-        case dict():
-            return any(
-                (key == "attr" and value in names) or (key in names) or _mentions(value, names)
-                for key, value in node.items()
-            )
-        case list():
-            return any(_mentions(value, names) for value in node)
-        case _:
-            return False

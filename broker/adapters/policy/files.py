@@ -1,7 +1,7 @@
 """Policies in files that may change while the broker runs.
 
-All or nothing: policies that cannot be used are refused with a loud error, and those before them stay. What arguments
-policies may look at depends on the catalog, so another catalog means reading them again.
+All or nothing: policies that cannot be used are refused with a loud error, and those before them stay. A changed catalog
+changes the schema, and so makes them be read again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import hashlib
 import logging
 from pathlib import Path
 
-from broker.adapters.policy.cedar import CedarPolicies, PolicyFilesError
+from broker.adapters.policy.cedar import CedarPolicies
+from broker.adapters.policy.reading import PolicyFilesError, policy_files
 from broker.ports.policy import CatalogSource
 
 logger = logging.getLogger(__name__)
@@ -28,34 +29,55 @@ class PolicyFiles:
         """
         self._folder = folder
         self._catalogs = catalogs
-        self._seen = self._fingerprint()
-        self._policies = CedarPolicies.load(folder, catalogs.current())
+        catalog = catalogs.current()
+        self._seen = (_fingerprint(folder), catalog.digest)
+        self._policies = CedarPolicies.load(folder, catalog)
+        _tell(self._policies)
 
     def current(self) -> CedarPolicies:
         """The newest policies that could be used."""
         return self._policies
 
     async def reload_if_changed(self) -> bool:
-        """Take up changed files, or another catalog; True when the policies are others now."""
-        seen = await asyncio.to_thread(self._fingerprint)
+        """Take up changed files or a changed catalog; True when other policies, or another schema, hold now."""
+        catalog = self._catalogs.current()
+        seen = (await asyncio.to_thread(_fingerprint, self._folder), catalog.digest)
         if seen == self._seen:
             return False
         self._seen = seen
         try:
-            policies = await asyncio.to_thread(CedarPolicies.load, self._folder, self._catalogs.current())
+            policies = await asyncio.to_thread(CedarPolicies.load, self._folder, catalog)
         except PolicyFilesError as error:
-            logger.error("the changed policies are REFUSED, those before them stay:\n%s", error)
+            logger.error(
+                "the policies are REFUSED (catalog %s), those before them stay (%d):\n%s",
+                catalog.digest[:12],
+                len(self._policies.policies),
+                error,
+            )
             return False
-        logger.warning("policies changed: %d now", len(policies.policies))
+        logger.warning(
+            "policies changed: %d are now %d, with catalog %s",
+            len(self._policies.policies),
+            len(policies.policies),
+            catalog.digest[:12],
+        )
         self._policies = policies
+        _tell(policies)
         return True
 
-    def _fingerprint(self) -> str:
-        digest = hashlib.sha256(self._catalogs.current().digest.encode())
-        try:
-            for file in sorted(self._folder.rglob("*.cedar")):
-                digest.update(f"{file}\n".encode())
-                digest.update(file.read_bytes())
-        except OSError as error:
-            digest.update(type(error).__name__.encode())
-        return digest.hexdigest()
+
+def _tell(policies: CedarPolicies) -> None:
+    for notice in policies.notices:
+        logger.warning("policy without effect: %s", notice)
+
+
+def _fingerprint(folder: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        for file in policy_files(folder):
+            content = file.read_bytes()
+            digest.update(f"{file}\n{len(content)}\n".encode())
+            digest.update(content)
+    except (OSError, PolicyFilesError) as error:
+        digest.update(type(error).__name__.encode())
+    return digest.hexdigest()

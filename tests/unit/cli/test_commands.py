@@ -236,7 +236,8 @@ def test_without_policies_it_does_not_start(tmp_path: Path) -> None:
     write(tmp_path, CATALOG)
     result = tasklease("serve", "--config", write(tmp_path, SETTINGS, "broker.yaml"))
     line = complaint(result, 2)
-    assert line == f"error: {tmp_path}/policies: there is no such folder: make one with .cedar files"
+    assert line.startswith(f"error: {tmp_path}/policies")
+    assert line.endswith("there is no such folder: make it, or correct the path")
 
 
 @pytest.mark.parametrize(

@@ -1,408 +1,356 @@
-"""Cedar behind the port: what is loaded, what is decided, and that a slice decides as the whole does."""
+"""Decisions by Cedar: allowed is what it allows by name and without an error; everything else is denied (rule R5)."""
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import cedarpy
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from broker.adapters.policy.bounded import BoundedPolicy
-from broker.adapters.policy.cedar import CedarPolicies, PolicyFilesError, _compiled
-from broker.adapters.policy.files import PolicyFiles
-from broker.adapters.policy.questions import of_acquisition, of_call, schema_for
-from broker.domain.actions import NO_ACTIONS, digest_of
-from broker.domain.catalog import AttributeType, Catalog
-from broker.domain.classification import Classification
-from broker.domain.decision import AcquireContext, CallContext, DeclareContext, Fingerprint
+from broker.adapters.policy import cedar
+from broker.adapters.policy.cedar import CedarPolicies
+from broker.adapters.policy.reading import PolicyFilesError
+from broker.domain.actions import Chain
+from broker.domain.catalog import AttributeType
+from broker.domain.decision import Decision, Fingerprint, Verdict
 from broker.domain.errors import DenialClass
-from broker.domain.flows import Reads, Writes
-from broker.domain.task import Scope
-from broker.ports.policy import PolicyEngine
-from broker.usecases.deciding import decide
-from tests.fakes.samples import OTHER, OWNER, a_catalog, a_role, a_task, a_tool
+from broker.domain.spiffe import SpiffeId
+from tests.fakes.samples import BROKER, a_role, a_task
 from tests.fakes.system import NOON
-from tests.unit.usecases.wiring import FixedCatalog
-
-REPOSITORY = Path(__file__).parents[3]
-MAIL = a_tool(
-    "send-mail",
-    writes=Writes.EXTERNAL,
-    reads=Reads(),
-    attributes={"to": AttributeType.STRING, "amount": AttributeType.INTEGER},
+from tests.unit.policy.world import (
+    BASELINE,
+    CATALOG,
+    POST_WEBHOOK,
+    READ_MAIL,
+    READ_ORDERS,
+    SCOPE,
+    acquiring,
+    calling,
+    declaring,
+    policies_of,
 )
-READ = a_tool("read-orders", reads=Reads(classification=Classification.CONFIDENTIAL))
-CATALOG = a_catalog(tools=(MAIL, READ))
-TASK = a_task(scope=Scope(roles=frozenset({"orders"}), tools=frozenset({"send-mail", "read-orders"})))
-PERMIT = '@id("all") permit (principal, action, resource);'
 
 
-def policies(tmp_path: Path, *texts: str, catalog: Catalog = CATALOG) -> CedarPolicies:
-    for number, text in enumerate(texts):
-        (tmp_path / f"{number}.cedar").write_text(text)
-    return CedarPolicies.load(tmp_path, catalog)
+def call(policies: CedarPolicies, *given: Any, **changed: Any) -> Decision:
+    return policies.decide_call(calling(*given, **changed), CATALOG)
 
 
-def a_call(tool: str = "send-mail", *, labels: frozenset[str] = frozenset(), **changed: Any) -> CallContext:
-    arguments = changed.pop("arguments", {})
-    found = CATALOG.tools.get(tool)
-    return CallContext(
-        **{
-            "caller": TASK.owner,
-            "task": TASK,
-            "tool_name": tool,
-            "tool": found,
-            "arguments": arguments,
-            "arguments_digest": digest_of(arguments),
-            "effect": None if found is None else found.effect(arguments),
-            "fingerprint": Fingerprint.ABSENT,
-            "live_leases": 0,
-            "earlier_denials": 0,
-            "at": NOON,
-            "chain": replace(NO_ACTIONS, labels=labels),
-            **changed,
-        }
-    )
+def is_default(decision: Decision) -> bool:
+    assert decision.verdict is Verdict.DENY
+    assert decision.reason == "POLICY_DENIED"
+    assert decision.denial_class is DenialClass.STRUCTURAL
+    return decision.policies == ("cedar:default",)
 
 
-def an_acquisition(**changed: Any) -> AcquireContext:
-    return AcquireContext(
-        **{
-            "caller": TASK.owner,
-            "task": TASK,
-            "role_name": "orders",
-            "role": a_role("orders"),
-            "live_leases": 0,
-            "earlier_denials": 0,
-            "at": NOON,
-            **changed,
-        }
-    )
-
-
-def a_declaration() -> DeclareContext:
-    return DeclareContext(
-        caller=OWNER,
-        agent_class="invoice-bot",
-        task_type="reconcile",
-        intent="any",
-        scope=TASK.scope,
-        environment="production",
-        at=NOON,
-    )
-
-
-# Loading -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("permit (principal, action, resource)", "0.cedar: "),
-        ("permit (principal, action, resource);", "without @id"),
-        ('@id("a") permit (principal, action, resource);' * 2, "'a'"),
-        ('@id("a") @denial("never") forbid (principal, action, resource);', "structural, grantable, transient"),
-        ('@id("a") @denial("structural") permit (principal, action, resource);', "for forbid alone"),
-        ('@id("a") permit (principal == ?principal, action, resource);', "template"),
-        ('@id("a") permit (principal, action, resource) when { context.labls.isEmpty() };', "labls"),
-        ('@id("a") permit (principal, action == Tasklease::Action::"pay", resource);', "pay"),
-        ('@id("a") forbid (principal, action == Tasklease::Action::"call", resource) when { context.asserted.arguments.to == "x" };', "to"),
-        ('@id("a") permit (principal, action, resource) when { resource.level > "1" };', "a: "),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_used_is_named(tmp_path: Path, text: str, says: str) -> None:
-    with pytest.raises(PolicyFilesError) as caught:
-        policies(tmp_path, text)
-    assert any(says in problem for problem in caught.value.problems), caught.value.problems
-    assert all("0.cedar" in problem for problem in caught.value.problems)
-
-
-def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(PolicyFilesError, match="no such folder"):
-        CedarPolicies.load(tmp_path / "never", CATALOG)
-
-
-def test_one_id_in_two_files_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(PolicyFilesError, match=r"1.cedar: @id\('all'\) stands in 0.cedar as well"):
-        policies(tmp_path, PERMIT, PERMIT)
-
-
-def test_arguments_of_two_types_are_an_error() -> None:
-    other = a_tool("other", attributes={"to": AttributeType.INTEGER})
-    with pytest.raises(ValueError, match="argument to is integer at tool other and string at send-mail"):
-        schema_for(a_catalog(tools=(MAIL, other)))
-
-
-def test_the_schema_of_a_catalog_without_tools_is_one() -> None:
-    assert "type Arguments = {\n  };" in schema_for(a_catalog())
-
-
-# Deciding ------------------------------------------------------------------------------------------------------
-
-
-def every_question(engine: PolicyEngine) -> list[bool]:
-    return [
-        engine.decide_declaration(a_declaration(), CATALOG).allowed,
-        engine.decide_acquisition(an_acquisition(), CATALOG).allowed,
-        engine.decide_call(a_call(), CATALOG).allowed,
-        engine.could_allow_call(a_call(), CATALOG),
-    ]
+def is_failed(decision: Decision) -> bool:
+    assert decision.verdict is Verdict.DENY
+    assert decision.reason == "POLICY_DENIED"
+    assert decision.denial_class is DenialClass.STRUCTURAL
+    return decision.policies[0] == "cedar:error"
 
 
 def test_without_policies_everything_is_denied(tmp_path: Path) -> None:
-    engine = policies(tmp_path)
-    assert every_question(engine) == [False] * 4
-    decision = engine.decide_call(a_call(), CATALOG)
-    assert (decision.policies, decision.denial_class) == (("cedar:default",), DenialClass.STRUCTURAL)
+    policies = CedarPolicies.load(tmp_path, CATALOG)
+    assert is_default(policies.decide_declaration(declaring(), CATALOG))
+    assert is_default(policies.decide_acquisition(acquiring(), CATALOG))
+    assert is_default(call(policies))
+    assert not policies.could_allow_call(calling(), CATALOG)
 
 
-def test_what_is_permitted_names_the_policy(tmp_path: Path) -> None:
-    engine = policies(tmp_path, PERMIT)
-    assert every_question(engine) == [True] * 4
-    assert engine.decide_call(a_call(), CATALOG).policies == ("cedar:all",)
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(PolicyFilesError, match="there is no such folder"):
+        CedarPolicies.load(tmp_path / "nowhere", CATALOG)
 
 
-def test_a_forbid_has_a_class_and_says_why(tmp_path: Path) -> None:
-    forbid = (
-        '@id("a") @denial("transient") @says("later") forbid (principal, action, resource) when { context.hour == 12 };'
-        '@id("b") @denial("structural") @says("never") forbid (principal, action, resource) when { context.weekday == 6 };'
-        '@id("c") @says("silent") forbid (principal, action, resource) when { context.hour == 3 };'
-    )
-    engine = policies(tmp_path, PERMIT, forbid)
-    assert NOON.weekday() == 6
-    decision = engine.decide_call(a_call(), CATALOG)
-    assert (decision.policies, decision.text, decision.denial_class) == (
-        ("cedar:a", "cedar:b"),
-        "later never",
-        DenialClass.STRUCTURAL,
-    )
-    night = engine.decide_call(a_call(at=NOON + timedelta(hours=15)), CATALOG)
-    assert (night.policies, night.denial_class) == (("cedar:c",), DenialClass.GRANTABLE)
-
-
-def test_an_error_of_any_policy_denies(tmp_path: Path) -> None:
-    fails = (
-        '@id("overflows") forbid (principal, action == Tasklease::Action::"call", resource) when '
-        "{ context.earlier_denials * 9223372036854775807 > 5 };"
-    )
-    engine = policies(tmp_path, PERMIT, fails)
-    assert engine.decide_call(a_call(), CATALOG).allowed
-    decision = engine.decide_call(a_call(earlier_denials=2), CATALOG)
-    assert (decision.allowed, decision.policies) == (False, ("cedar:error",))
-    assert not engine.could_allow_call(a_call(earlier_denials=2), CATALOG)
-
-
-@pytest.mark.parametrize("wrong", [2**70, 1.5, ["x"], {"a": 1}, True])
-def test_an_argument_that_is_not_of_its_type_is_denied(tmp_path: Path, wrong: object) -> None:
-    engine = BoundedPolicy(lambda: policies(tmp_path, PERMIT))
-    context = a_call(arguments={"amount": wrong})
-    assert not decide(lambda: engine.decide_call(context, CATALOG)).allowed
-
-
-def test_policies_see_the_arguments_that_the_catalog_names_and_no_others(tmp_path: Path) -> None:
-    rule = (
-        '@id("ours") permit (principal, action == Tasklease::Action::"call", resource) when '
-        '{ context.asserted.arguments has to && context.asserted.arguments.to like "*@ours.test" };'
-    )
-    engine = policies(tmp_path, rule)
-    ours = a_call(arguments={"to": "ann@ours.test", "order_id": "17"})
-    assert engine.decide_call(ours, CATALOG).allowed
-    assert not engine.decide_call(a_call(arguments={"to": "ann@theirs.test"}), CATALOG).allowed
-    assert not engine.decide_call(a_call(), CATALOG).allowed
-    assert engine.could_allow_call(a_call(), CATALOG), "with other arguments it is allowed"
-    with pytest.raises(PolicyFilesError, match="order_id"):
-        policies(tmp_path, rule.replace("arguments.to ", "arguments.order_id ").replace("ours", "b"))
-
-
-def test_a_tool_is_listed_unless_it_is_forbidden_whatever_the_arguments(tmp_path: Path) -> None:
-    theirs = (
-        '@id("theirs") forbid (principal, action == Tasklease::Action::"call", resource) unless '
-        '{ context.asserted.arguments has to && context.asserted.arguments.to like "*@ours.test" };'
-    )
-    engine = policies(tmp_path, PERMIT, theirs)
-    assert not engine.decide_call(a_call(), CATALOG).allowed
-    assert engine.could_allow_call(a_call(), CATALOG)
-    never = '@id("never") forbid (principal, action, resource == Tasklease::Tool::"send-mail");'
-    engine = policies(tmp_path, PERMIT, theirs, never)
-    assert not engine.could_allow_call(a_call(), CATALOG)
-
-
-def test_no_policy_widens_the_catalog(tmp_path: Path) -> None:
-    engine = BoundedPolicy(lambda: policies(tmp_path, PERMIT))
-    assert engine.decide_call(a_call(), CATALOG).policies == (
-        "catalog:task-type/reconcile",
-        "catalog:tool/send-mail",
-        "catalog:scope",
-        "cedar:all",
-    )
-    narrow = a_task(scope=Scope(roles=frozenset(), tools=frozenset({"read-orders"})))
-    for context in (a_call(task=narrow), a_call("unlisted")):
-        assert engine.decide_call(context, CATALOG).reason == "TOOL_NOT_ALLOWED"
-        assert not engine.could_allow_call(context, CATALOG)
-    assert engine.decide_acquisition(an_acquisition(task=narrow), CATALOG).reason == "ROLE_NOT_ALLOWED"
-
-
-# Slices --------------------------------------------------------------------------------------------------------
-
-PRINCIPALS = (
-    "principal",
-    "principal is Tasklease::Instance",
-    'principal in Tasklease::AgentClass::"invoice-bot"',
-    'principal in Tasklease::AgentClass::"other"',
-    f'principal == Tasklease::Instance::"{OWNER}"',
-    f'principal == Tasklease::Instance::"{OTHER}"',
-    'principal is Tasklease::Instance in Tasklease::AgentClass::"invoice-bot"',
-    'principal is Tasklease::Instance in Tasklease::AgentClass::"other"',
-)
-ACTIONS = (
-    "action",
-    'action == Tasklease::Action::"call"',
-    'action == Tasklease::Action::"acquire"',
-    'action in [Tasklease::Action::"call", Tasklease::Action::"declare"]',
-)
-RESOURCES = (
-    "resource",
-    "resource is Tasklease::Tool",
-    "resource is Tasklease::CredentialRole",
-    'resource == Tasklease::Tool::"send-mail"',
-    'resource == Tasklease::Tool::"read-orders"',
-    'resource in Tasklease::Tool::"send-mail"',
-    'resource == Tasklease::CredentialRole::"orders"',
-)
-CONDITIONS = (
-    "",
-    "when { context.hour == 12 }",
-    "when { context.hour == 11 }",
-    "unless { context.hour == 12 }",
-)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    heads=st.lists(
-        st.tuples(
-            st.sampled_from(("permit", "forbid")),
-            st.sampled_from(PRINCIPALS),
-            st.sampled_from(ACTIONS),
-            st.sampled_from(RESOURCES),
-            st.sampled_from(CONDITIONS),
-        ),
-        max_size=8,
-    )
-)
-def test_a_slice_decides_as_the_whole(tmp_path_factory: pytest.TempPathFactory, heads: list[Any]) -> None:
-    folder = tmp_path_factory.mktemp("policies")
-    texts = [
-        f'@id("p{number}") {effect} ({principal}, {action}, {resource}) {condition};'
-        for number, (effect, principal, action, resource, condition) in enumerate(heads)
-    ]
-    usable = []
-    for text in texts:  # some of these heads can never apply, which the validator does not take
-        (folder / "0.cedar").write_text(text)
-        try:
-            CedarPolicies.load(folder, CATALOG)
-        except PolicyFilesError:
-            continue
-        usable.append(text)
-    engine = policies(folder, "\n".join(usable))
-    whole = _compiled(engine.policies)
-    others = a_task(owner=OTHER, scope=TASK.scope)
-    for question in (
-        of_call(a_call()),
-        of_call(a_call("read-orders")),
-        of_call(a_call(caller=OTHER, task=others)),
-        of_acquisition(an_acquisition()),
+def test_what_is_permitted_is_allowed_and_names_its_policies_sorted(tmp_path: Path) -> None:
+    policies = policies_of(tmp_path, BASELINE + '@id("also") permit(principal, action, resource);')
+    for decision, name in (
+        (policies.decide_declaration(declaring(), CATALOG), "declare"),
+        (policies.decide_acquisition(acquiring(), CATALOG), "acquire"),
+        (call(policies), "call"),
     ):
-        expected = engine._ask(question, whole)
-        sliced = engine.decide(question)
-        assert sliced.allowed == expected.allowed
-        by_whole = {f"cedar:{one.policy_id}" for one in engine._determining(expected)}
-        assert set(sliced.policies) == (by_whole or {"cedar:default"})
+        assert decision == Decision(
+            verdict=Verdict.ALLOW, policies=tuple(sorted(("cedar:also", f"cedar:{name}")))
+        )
 
 
-def test_policies_that_cannot_apply_are_in_no_slice(tmp_path: Path) -> None:
-    others = "\n".join(
-        f'@id("other-{number}") forbid (principal in Tasklease::AgentClass::"class-{number}", action, resource);'
-        for number in range(50)
+def test_a_forbid_wins_with_its_words_and_its_class(tmp_path: Path) -> None:
+    policies = policies_of(
+        tmp_path,
+        BASELINE
+        + """
+        @id("b") @denial("transient") @says("later") forbid(principal, action, resource) when { context.hour == 12 };
+        """,
     )
-    engine = policies(tmp_path, PERMIT, others)
-    assert [policy.policy_id for policy in engine.slice_for(of_call(a_call()))] == ["all"]
-
-
-# The shipped ones ----------------------------------------------------------------------------------------------
+    decision = call(policies)
+    assert decision == Decision(
+        verdict=Verdict.DENY,
+        policies=("cedar:b",),
+        reason="POLICY_DENIED",
+        text="later",
+        denial_class=DenialClass.TRANSIENT,
+    )
+    assert call(policies, at=NOON + timedelta(hours=1)).allowed
 
 
 @pytest.mark.parametrize(
-    ("tool", "labels", "allowed"),
+    ("annotations", "expected"),
     [
-        ("send-mail", [], True),
-        ("send-mail", ["read.internal", "read.confidential"], True),
-        ("send-mail", ["untrusted"], True),
-        ("send-mail", ["read.internal", "read.confidential", "untrusted"], False),
-        ("read-orders", ["read.internal", "read.confidential", "untrusted"], True),
+        (["transient", "transient"], DenialClass.TRANSIENT),
+        (["transient", "grantable"], DenialClass.GRANTABLE),
+        (["transient", None], DenialClass.GRANTABLE),
+        (["transient", "grantable", "structural"], DenialClass.STRUCTURAL),
+        ([None], DenialClass.GRANTABLE),
     ],
 )
-def test_after_confidential_and_untrusted_nothing_goes_out(
-    tool: str, labels: list[str], *, allowed: bool
+def test_the_strictest_class_of_those_that_forbid_holds(
+    tmp_path: Path, annotations: list[str | None], expected: DenialClass
 ) -> None:
-    engine = CedarPolicies.load(REPOSITORY / "examples/policies", CATALOG)
-    decision = engine.decide_call(a_call(tool, labels=frozenset(labels)), CATALOG)
-    assert decision.allowed is allowed
-    if not allowed:
-        assert decision.policies == ("cedar:flows.nothing-external-after-confidential-and-untrusted",)
-        assert decision.denial_class is DenialClass.STRUCTURAL
+    text = BASELINE
+    for number, denial in enumerate(annotations):
+        said = "" if denial is None else f'@denial("{denial}") '
+        text += f'@id("f{number}") {said}forbid(principal, action, resource);\n'
+    decision = call(policies_of(tmp_path, text))
+    assert decision.denial_class is expected
+    assert decision.policies == tuple(f"cedar:f{number}" for number in range(len(annotations)))
+    assert decision.text.startswith("policy 'f0' forbids it")
 
 
-def test_after_untrusted_nothing_is_destroyed_without_a_person() -> None:
-    engine = CedarPolicies.load(REPOSITORY / "examples/policies", CATALOG)
-    role = a_role("orders", writes=Writes.DESTRUCTIVE)
-    dirty = replace(NO_ACTIONS, labels=frozenset({"untrusted"}))
-    assert engine.decide_acquisition(an_acquisition(role=role), CATALOG).allowed
-    decision = engine.decide_acquisition(an_acquisition(role=role, chain=dirty), CATALOG)
-    assert (decision.allowed, decision.denial_class) == (False, DenialClass.GRANTABLE)
-
-
-# Reloading -----------------------------------------------------------------------------------------------------
-
-
-async def test_changed_policies_are_taken_up_all_or_nothing(
+def test_a_forbid_that_fails_denies_and_is_not_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "0.cedar").write_text(PERMIT)
-    catalogs = FixedCatalog(CATALOG)
-    files = PolicyFiles(tmp_path, catalogs)
-    assert not await files.reload_if_changed()
-    (tmp_path / "1.cedar").write_text('@id("no") forbid (principal, action, resource);')
-    assert await files.reload_if_changed()
-    assert not files.current().decide_call(a_call(), CATALOG).allowed
-    (tmp_path / "1.cedar").write_text("forbid (")
-    assert not await files.reload_if_changed()
-    assert "REFUSED" in caplog.text
-    assert len(files.current().policies) == 2
-    await asyncio.to_thread((tmp_path / "1.cedar").unlink)
-    assert await files.reload_if_changed()
-    assert files.current().decide_call(a_call(), CATALOG).allowed
-
-
-async def test_another_catalog_means_other_arguments(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "0.cedar").write_text(
-        PERMIT + '@id("b") forbid (principal, action == Tasklease::Action::"call", resource) when '
-        '{ context.asserted.arguments has to && context.asserted.arguments.to like "x*" };'
+    policies = policies_of(
+        tmp_path,
+        BASELINE
+        + '@id("adds") forbid(principal, action, resource) when { context.hour + 9223372036854775807 == 3 };',
     )
-    catalogs = FixedCatalog(CATALOG)
-    files = PolicyFiles(tmp_path, catalogs)
-    before = files.current()
-    number = a_tool("other", attributes={"to": AttributeType.INTEGER})
-    catalogs.catalog = a_catalog(tools=(number,), digest="another")
-    assert not await files.reload_if_changed()
-    assert "REFUSED" in caplog.text
-    assert files.current() is before
-    catalogs.catalog = a_catalog(tools=(MAIL,), digest="a third")
-    assert await files.reload_if_changed()
+    with caplog.at_level(logging.ERROR):
+        decision = call(policies, READ_ORDERS, {"order_id": "hidden-argument"})
+    assert is_failed(decision)
+    assert decision.policies == ("cedar:error", "cedar:adds")
+    assert "adds" in caplog.text
+    assert "hidden-argument" not in caplog.text
+    assert not policies.could_allow_call(calling(), CATALOG)
+
+
+def test_whatever_is_thrown_is_a_denial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    policies = policies_of(tmp_path, BASELINE)
+
+    def fails(*given: object, **named: object) -> None:
+        message = "hidden-text"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(cedarpy, "is_authorized", fails)
+    assert is_failed(call(policies))
+    assert is_failed(policies.decide_declaration(declaring(), CATALOG))
+    assert not policies.could_allow_call(calling(), CATALOG)
+    assert "hidden-text" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        {"decision": "NoDecision", "diagnostics": {"errors": ["does not fit"]}},
+        {"decision": "NoDecision", "diagnostics": {}},
+        {"decision": "Allow", "diagnostics": {"reason": ["call"], "errors": ["policy `call`: something"]}},
+        {"decision": "Allow", "diagnostics": {"reason": [], "errors": []}},
+        {"decision": "Allow", "diagnostics": {"reason": ["no"], "errors": []}},
+        {"decision": "Allow", "diagnostics": {"reason": ["unheard"], "errors": []}},
+        {"decision": "allow", "diagnostics": {"reason": ["call"], "errors": []}},
+        {},
+    ],
+)
+def test_an_odd_answer_is_a_denial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, response: dict[str, Any]
+) -> None:
+    policies = policies_of(tmp_path, BASELINE + '@id("no") forbid(principal, action, resource) when {false};')
+    assert call(policies).allowed
+
+    def answers(*given: object, **named: object) -> cedarpy.AuthzResult:
+        return cedarpy.AuthzResult(response)
+
+    monkeypatch.setattr(cedarpy, "is_authorized", answers)
+    assert call(policies).verdict is Verdict.DENY
+    assert call(policies).reason == "POLICY_DENIED"
+
+
+SURROGATE = "\ud800"
+ARGUMENTS: dict[str, dict[str, object]] = {
+    "no text": {"order_id": 7},
+    "no text either": {"order_id": None},
+    "half a character": {"order_id": SURROGATE},
+    "an entity": {"order_id": {"__entity": {"type": "Tasklease::Tool", "id": "x"}}},
+    "an extension": {"order_id": {"__extn": {"fn": "unknown", "arg": "x"}}},
+    "more than 64 bits": {"limit": 2**63},
+    "less than 64 bits": {"limit": -(2**63) - 1},
+    "no integer": {"limit": 1.5},
+    "a truth as an integer": {"limit": True},
+    "not a number": {"limit": float("nan")},
+    "infinity": {"limit": float("inf")},
+    "a float that is one of several integers": {"limit": float(2**60)},
+    "an integer as a truth": {"archived": 1},
+    "a text as texts": {"columns": "abc"},
+    "mixed texts": {"columns": ["a", 1]},
+    "texts with half a character": {"columns": ["a", SURROGATE]},
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_what_is_no_value_of_the_attributes_type_is_a_denial_that_repeats_nothing(
+    tmp_path: Path, name: str
+) -> None:
+    context = calling(READ_ORDERS, ARGUMENTS[name])
+    decision = policies_of(tmp_path, BASELINE).decide_call(context, CATALOG)
+    assert is_default(decision)
+    (argument,) = ARGUMENTS[name]
+    assert f"argument {argument!r} is not" in decision.text
+    assert "9223372036854775808" not in decision.text
+
+
+@pytest.mark.parametrize(
+    ("condition", "arguments"),
+    [
+        ('arguments.order_id == "a\\"b"', {"order_id": 'a"b'}),
+        ("arguments.limit == 9223372036854775807", {"limit": 2**63 - 1}),
+        ("arguments.limit == 17", {"limit": 17.0}),
+        ("arguments.archived", {"archived": True}),
+        ('arguments.columns.containsAll(["a", "b"])', {"columns": ["a", "b", "a"]}),
+        ("arguments.columns.isEmpty()", {"columns": []}),
+    ],
+)
+def test_policies_look_at_arguments_in_their_types(tmp_path: Path, condition: str, arguments: Any) -> None:
+    (name,) = arguments
+    guarded = f"context.asserted.arguments has {name} && context.asserted.{condition}"
+    text = f'@id("x") permit(principal, action == Tasklease::Action::"call", resource) when {{ {guarded} }};'
+    policies = policies_of(tmp_path, text)
+    assert call(policies, READ_ORDERS, arguments).allowed
+    assert is_default(call(policies, READ_ORDERS, {}))
+
+
+def test_arguments_that_the_tool_does_not_name_are_not_seen(tmp_path: Path) -> None:
+    guarded = 'context.asserted.arguments has order_id && context.asserted.arguments.order_id == "1"'
+    text = f'@id("x") forbid(principal, action == Tasklease::Action::"call", resource) when {{ {guarded} }};'
+    policies = policies_of(tmp_path, BASELINE + text)
+    tool = replace(READ_ORDERS, attributes={})
+    assert call(policies, tool, {"order_id": "1", "huge": 2**70, "odd": object}).allowed
+    assert not call(policies, READ_ORDERS, {"order_id": "1"}).allowed
+
+
+def test_a_tool_with_attributes_that_the_schema_does_not_have_is_denied(tmp_path: Path) -> None:
+    policies = policies_of(tmp_path, BASELINE)
+    tool = replace(READ_ORDERS, attributes={"newer": AttributeType.STRING})
+    assert call(policies, tool, {}).allowed
+    assert is_failed(call(policies, tool, {"newer": "x"}))
+
+
+def test_what_does_not_fit_together_is_denied(tmp_path: Path) -> None:
+    policies = policies_of(tmp_path, BASELINE)
+    stranger = SpiffeId.parse("spiffe://example.test/agent/other-bot/one")
+    for context in (
+        calling(None),
+        calling(READ_ORDERS, tool_name="post-webhook"),
+        calling(READ_ORDERS, effect=None),
+        calling(caller=stranger),
+        calling(caller=BROKER),
+        calling(task=a_task(scope=SCOPE, agent_class="other-bot")),
+        calling(at=datetime(2026, 3, 1, 12)),  # noqa: DTZ001 - that is what is refused
+    ):
+        assert is_default(policies.decide_call(context, CATALOG)), context
+        assert not policies.could_allow_call(context, CATALOG) or context.effect is None
+    assert is_default(policies.decide_acquisition(acquiring("nothing"), CATALOG))
+    assert is_default(
+        policies.decide_acquisition(acquiring(role_name="customers", role=a_role("orders")), CATALOG)
+    )
+    assert is_default(policies.decide_declaration(declaring(task_type="other"), CATALOG))
+    assert is_default(policies.decide_declaration(declaring(caller=stranger), CATALOG))
+    assert is_failed(policies.decide_declaration(declaring(intent=SURROGATE), CATALOG))
+
+
+PERMITS = {
+    "declare": (
+        'context.task_type == "reconcile"', 'context.environment == "production"', 'context.asserted.intent == "tests"',
+        'context.scope_roles == ["orders", "customers"]', 'context.scope_tools.contains("read-mail")',
+        "context.hour == 12", "context.weekday == 6", 'principal.trust_domain == "example.test"',
+        'principal.id == "spiffe://example.test/agent/invoice-bot/one"',
+    ),
+    "acquire": (
+        'resource.classification == "confidential"', "resource.classification_level == 2", "resource.revocable",
+        'resource.destination_host == "127.0.0.1"', "resource.destination_port == 5432", 'resource.resource == ""',
+        'resource.destination_scheme == "postgresql"', 'resource.verbs.contains("grant")', 'resource.writes == "nothing"',
+        "!resource.reads_untrusted", "context.oldest_lease_seconds == 40",
+        'context.effect.destination == "postgresql://127.0.0.1:5432"', 'context.effect.resource == ""',
+        'context.effect.verbs.contains("delete")', "context.live_leases == 2", "context.earlier_denials == 3",
+        'context.class == "invoice-bot"', "context.task_age_seconds == 90", "context.open_anomalies == 0",
+        'context.asserted.intent like "reconcile*"',
+    ),
+    "call": (
+        'resource.verb == "read"', 'resource.resource == "orders/{order_id}"', "resource.classification_level == 2",
+        'resource has destination_host && resource.destination_host == "127.0.0.1"', 'context.asserted.fingerprint == "changed"',
+        'context.effect.resource == "orders/17"', 'context.effect.verbs == ["read"]', "context.chain.length == 5",
+        "context.chain.steps == 3", "context.chain.denials == 2",
+        'context.chain has last && context.chain.last == "a"', 'context.chain.steps_taken == ["a", "b"]',
+        'context.labels == ["read.internal"]', 'context.asserted.arguments_sha256 != ""',
+        'principal in Tasklease::AgentClass::"invoice-bot"',
+    ),
+}  # fmt: skip
+CHAIN = Chain(
+    length=5,
+    steps=("a", "b", "a"),
+    denials=2,
+    last="a",
+    labels=frozenset({"read.internal"}),
+)
+
+
+@pytest.mark.parametrize("action", PERMITS)
+def test_what_policies_see(tmp_path: Path, action: str) -> None:
+    for number, condition in enumerate(PERMITS[action]):
+        scope = f'principal, action == Tasklease::Action::"{action}", resource'
+        policies = policies_of(tmp_path / str(number), f'@id("x") permit({scope}) when {{ {condition} }};')
+        decisions = {
+            "declare": policies.decide_declaration(declaring(), CATALOG),
+            "acquire": policies.decide_acquisition(
+                acquiring(live_leases=2, earlier_denials=3, oldest_lease=NOON - timedelta(seconds=40)),
+                CATALOG,
+            ),
+            "call": call(
+                policies, READ_ORDERS, {"order_id": "17"}, fingerprint=Fingerprint.CHANGED, chain=CHAIN
+            ),
+        }
+        assert {name for name, decision in decisions.items() if decision.allowed} == {action}, condition
+
+
+def test_an_empty_chain_has_no_last_step_and_a_local_tool_no_destination(tmp_path: Path) -> None:
+    condition = (
+        "!(context.chain has last) && !(resource has destination_host) && context.oldest_lease_seconds == 0"
+    )
+    text = (
+        f'@id("x") permit(principal, action == Tasklease::Action::"call", resource) when {{ {condition} }};'
+    )
+    policies = policies_of(tmp_path, text)
+    assert call(policies, READ_MAIL).allowed
+    assert is_default(call(policies, POST_WEBHOOK))
+
+
+def test_a_changed_entry_of_the_catalog_is_seen_at_once(tmp_path: Path) -> None:
+    text = '@id("x") forbid(principal, action, resource) when { resource.writes == "external" };'
+    text = text.replace("action,", 'action == Tasklease::Action::"call",')
+    policies = policies_of(tmp_path, BASELINE + text)
+    assert not call(policies, POST_WEBHOOK).allowed
+    assert call(policies, replace(POST_WEBHOOK, writes=READ_ORDERS.writes)).allowed
+    assert not call(policies, POST_WEBHOOK).allowed
+
+
+def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cedar, "_ENTITIES", 3)
+    policies = policies_of(tmp_path, BASELINE)
+    for number in range(10):
+        caller = SpiffeId.parse(f"spiffe://example.test/agent/invoice-bot/n{number}")
+        assert call(policies, caller=caller).allowed
+    assert len(policies._entities) == 3

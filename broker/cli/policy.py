@@ -1,0 +1,154 @@
+"""`tasklease policy`: for those who write policies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from broker.adapters.policy.bounded import BoundedPolicy
+from broker.adapters.policy.cases import CaseResult, run_cases
+from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
+from broker.adapters.policy.cedar import CedarPolicies
+from broker.adapters.policy.explain import Asked, explain
+from broker.adapters.policy.reading import PolicyFilesError
+from broker.adapters.policy.schema import schema_for
+from broker.cli.output import err, fail, out
+from broker.config.catalog import load_catalog
+from broker.config.reading import ConfigError
+from broker.domain.catalog import Catalog
+
+app = typer.Typer(help="Check, test, compare and explain policies.", no_args_is_help=True)
+
+_WITHOUT: Final = "example.test"
+FolderArgument = Annotated[
+    Path, typer.Argument(help="A folder of .cedar files, with .test.yaml files beside them.")
+]
+CatalogOption = Annotated[
+    Path, typer.Option("--catalog", help="The catalog: a YAML file, or a folder of them.")
+]
+DomainOption = Annotated[
+    str, typer.Option("--trust-domain", help="The broker's own, for classes that name none.")
+]
+
+
+class _Always:
+    """Implements bounded.PolicySource: the same policies at any time."""
+
+    def __init__(self, policies: CedarPolicies) -> None:
+        self._policies = policies
+
+    def current(self) -> CedarPolicies:
+        return self._policies
+
+
+@app.command()
+def check(folder: FolderArgument, catalog: CatalogOption, trust_domain: DomainOption = _WITHOUT) -> None:
+    """Say everything that is wrong with the policies; exit code 0 when nothing is."""
+    policies = _policies(folder, _catalog(catalog, trust_domain))
+    for notice in policies.notices:
+        err.print(f"[yellow]without effect[/]: {notice}", highlight=False)
+    out.print(f"[green]good[/]: {len(policies.policies)} policies")
+
+
+@app.command()
+def schema(catalog: CatalogOption) -> None:
+    """Print the Cedar schema with the arguments of this catalog's tools, for editors."""
+    print(schema_for(_catalog(catalog, _WITHOUT)), end="")
+
+
+@app.command(name="test")
+def run_tests(folder: FolderArgument, catalog: CatalogOption, trust_domain: DomainOption = _WITHOUT) -> None:
+    """Run the cases beside the policies, within the catalog's bounds; exit code 1 when one fails."""
+    listed = _catalog(catalog, trust_domain)
+    results = _run(_policies(folder, listed), listed, folder)
+    if not results:
+        fail(f"{folder}: there is no .test.yaml file: a policy without a test is a guess", code=2)
+    failed = [result for result in results if not result.passed]
+    for result in failed:
+        err.print(f"{result}", highlight=False, markup=False)
+    out.print(f"{len(results)} cases, [{'red' if failed else 'green'}]{len(failed)} failed[/]")
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command(name="explain")
+def explain_case(
+    folder: FolderArgument,
+    catalog: CatalogOption,
+    case: Annotated[str, typer.Option(help="The case's name, or a part of it; all that fit are explained.")],
+    trust_domain: DomainOption = _WITHOUT,
+) -> None:
+    """Say of a case why it is decided as it is, and what would have to differ."""
+    listed = _catalog(catalog, trust_domain)
+    policies = _policies(folder, listed)
+    found = [result for result in _run(policies, listed, folder) if case in result.name]
+    if not found:
+        fail(f"{folder}: no case has {case!r} in its name", code=2)
+    for result in found:
+        out.print(f"[bold]{result.name}[/]", highlight=False)
+        bound = result.decision
+        if not bound.allowed and all(name.startswith("catalog:") for name in bound.policies):
+            print(f"deny, by the catalog: {bound.text}. No policy is asked.")
+        else:
+            print(explain(policies, Asked(context=result.context, catalog=listed)).as_text())
+        print()
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(help="The policies as they are.")],
+    new: Annotated[Path, typer.Argument(help="The policies as they would be.")],
+    catalog: CatalogOption,
+    cases: Annotated[
+        Path | None, typer.Option(help="A folder of .test.yaml files; without it, those of both.")
+    ] = None,
+    trust_domain: DomainOption = _WITHOUT,
+) -> None:
+    """Say which policies differ, and which cases they decide differently; exit code 1 when one is."""
+    listed = _catalog(catalog, trust_domain)
+    before, after = _policies(old, listed), _policies(new, listed)
+    texts = [{policy.policy_id: policy.as_text() for policy in one.policies} for one in (before, after)]
+    for name in sorted(texts[0].keys() | texts[1].keys()):
+        if texts[0].get(name) != texts[1].get(name):
+            sign = (
+                "[green]+[/]"
+                if name not in texts[0]
+                else "[red]-[/]"
+                if name not in texts[1]
+                else "[yellow]~[/]"
+            )
+            out.print(f"{sign} {name}", highlight=False)
+    flips = 0
+    for folder in [cases] if cases is not None else [old, new]:
+        for one, two in zip(_run(before, listed, folder), _run(after, listed, folder), strict=True):
+            if one.decision.allowed != two.decision.allowed:
+                flips += 1
+                words = [
+                    f"{result.decision.verdict} ({', '.join(result.decision.policies)})"
+                    for result in (one, two)
+                ]
+                print(f"{one.file}:{one.line}: {one.name}: {words[0]} -> {words[1]}")
+    out.print(f"{flips} decisions differ")
+    raise typer.Exit(1 if flips else 0)
+
+
+def _catalog(path: Path, trust_domain: str) -> Catalog:
+    try:
+        return load_catalog(path, trust_domain=trust_domain)
+    except ConfigError as error:
+        fail(str(error), code=2)
+
+
+def _policies(folder: Path, catalog: Catalog) -> CedarPolicies:
+    try:
+        return CedarPolicies.load(folder, catalog)
+    except PolicyFilesError as error:
+        fail(str(error), code=2)
+
+
+def _run(policies: CedarPolicies, catalog: Catalog, folder: Path) -> list[CaseResult]:
+    try:
+        return run_cases(BoundedPolicy(CatalogBoundsPolicy(), _Always(policies)), catalog, folder)
+    except ConfigError as error:
+        fail(str(error), code=2)
