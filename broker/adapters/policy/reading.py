@@ -7,6 +7,7 @@ schema, and says nothing that this broker does not understand.
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,11 +22,13 @@ from broker.adapters.policy.schema import Attributes
 from broker.config.reading import Problem, suggestion
 from broker.domain.errors import DenialClass
 
-PATTERN: Final = "*.cedar"
+SUFFIX: Final = ".cedar"
 RESERVED: Final = frozenset({"default", "error"})
 """What decisions call a default denial, and one because something went wrong."""
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+_ID_AT: Final = re.compile(r'@id\s*\(\s*"([^"\\]*)"\s*\)')
+_TOO_DEEP: Final = "is too deep, as with 60 conditions joined by &&: split it, or ask a set with contains"
 _ANNOTATIONS: Final = ("id", "denial", "says")
 _TEXT: Final = re.compile(r'("(?:[^"\\]|\\.)*")')
 _NEEDLESS: Final = re.compile(r"(?<![\w>])\(((?:context|principal|resource)(?:\.\w+)*)\)")
@@ -87,7 +90,22 @@ def policy_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         what = "there is no such folder: make it, or correct the path"
         raise PolicyFilesError([Problem(file=str(folder), line=0, field="", what=what)])
-    return sorted(path for path in folder.rglob(PATTERN) if not _hidden(path, folder) and not path.is_dir())
+    problems: list[Problem] = []
+
+    def unreadable(error: OSError) -> None:
+        what = f"cannot be read: {error.strerror}: nothing may be left out"
+        problems.append(_problem(str(error.filename), 0, "", what))
+
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        linked = [Path(place, name) for name in folders if Path(place, name).is_symlink()]
+        what = "is a link to a folder: put the folder itself here, or links to its files"
+        problems.extend(_problem(str(path), 0, "", what) for path in linked)
+        found += [Path(place, name) for name in files if name.endswith(SUFFIX) and not name.startswith(".")]
+    if problems:
+        raise PolicyFilesError(problems)
+    return sorted(found)
 
 
 def read_policies(folder: Path, schema: cedarpy.Schema, attributes: Attributes) -> tuple[Policy, ...]:
@@ -110,10 +128,6 @@ def read_policies(folder: Path, schema: cedarpy.Schema, attributes: Attributes) 
     if problems:
         raise PolicyFilesError(problems)
     return tuple(policies.values())
-
-
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _text(path: Path, problems: list[Problem]) -> str | None:
@@ -143,23 +157,29 @@ def _policies(
         what = f"is no Cedar: {error}: correct it; nothing of this file was looked at"
         problems.append(_problem(file, 0, "", what))
         return []
+    except RecursionError:
+        problems.append(_problem(file, 0, "", f"has a policy that {_TOO_DEEP}"))
+        return []
     trees: dict[str, Mapping[str, Any]] = parsed["staticPolicies"]
     names = {
         key: str((tree.get("annotations") or {}).get("id") or "")
         for key, tree in {**trees, **parsed["templates"]}.items()
     }
+    lines = _lines(text)
     for key in parsed["templates"]:
         what = "is a template (?principal or ?resource): write it out, once for each"
-        problems.append(_problem(file, _line(text, names[key]), names[key] or key, what))
+        problems.append(_problem(file, lines.get(names[key], 0), names[key] or key, what))
     if parsed["templateLinks"]:
         problems.append(_problem(file, 0, "", "has links to templates: write the policies out"))
     for key, what in _reported(text, schema):
         name = names.get(key, "")
-        problems.append(_problem(file, _line(text, name), name or key, what.replace(f"`{key}`", name or key)))
+        problems.append(
+            _problem(file, lines.get(name, 0), name or key, what.replace(f"`{key}`", name or key))
+        )
     policies = []
     for key, tree in trees.items():
-        line = _line(text, names[key])
-        wrong = [*_wrong(names[key], tree), *_misspelt(tree, attributes)]
+        line = lines.get(names[key], 0)
+        wrong = list(_wrong(names[key], tree, attributes))
         problems.extend(_problem(file, line, names[key] or key, what) for what in wrong)
         if wrong:
             continue
@@ -187,8 +207,12 @@ def _reported(text: str, schema: cedarpy.Schema) -> Iterator[tuple[str, str]]:
         yield "", "does not pass the validator, which does not say why: correct it"
 
 
-def _wrong(name: str, tree: Mapping[str, Any]) -> Iterator[str]:
+def _wrong(name: str, tree: Mapping[str, Any], attributes: Attributes) -> Iterator[str]:
     """What is wrong with a policy that is valid Cedar."""
+    if not _compiles(tree):
+        yield _TOO_DEEP
+        return
+    yield from _misspelt(tree, attributes)
     annotations = tree.get("annotations") or {}
     if not name:
         yield 'has no id: write @id("...") before it'
@@ -201,6 +225,15 @@ def _wrong(name: str, tree: Mapping[str, Any]) -> Iterator[str]:
         yield "neither permits nor forbids: begin it with permit or forbid"
     if any("unknown" in found for found in operators(tree.get("conditions", []))):
         yield "uses unknown(...), which is for partial evaluation alone: remove it"
+
+
+def _compiles(tree: Mapping[str, Any]) -> bool:
+    """Whether Cedar takes its own JSON back: it has a limit of depth there that it does not have for text."""
+    try:
+        cedarpy.PolicySet.from_json_str(policy_set_json({"alone": tree}))
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _wrong_annotations(tree: Mapping[str, Any], annotations: Mapping[str, str | None]) -> Iterator[str]:
@@ -247,16 +280,15 @@ def notices(policies: Sequence[Policy], known: Mapping[str, frozenset[str]]) -> 
     return tuple(found)
 
 
-def _line(text: str, name: str) -> int:
-    """Where the policy's id stands; 0 when that is not clear."""
-    if not name:
-        return 0
-    found = [
-        number
-        for number, line in enumerate(text.splitlines(), 1)
-        if re.search(rf'@id\s*\(\s*"{re.escape(name)}"\s*\)', line)
-    ]
-    return found[0] if len(found) == 1 else 0
+def _lines(text: str) -> Mapping[str, int]:
+    """At which line each id stands; without those that stand at several."""
+    found: dict[str, int] = {}
+    twice: set[str] = set()
+    for number, line in enumerate(text.splitlines(), 1):
+        for name in _ID_AT.findall(line):
+            if found.setdefault(name, number) != number:
+                twice.add(name)
+    return {name: number for name, number in found.items() if name not in twice}
 
 
 def _problem(file: str, line: int, name: str, what: str) -> Problem:

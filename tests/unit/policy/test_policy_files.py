@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +53,12 @@ REFUSED: dict[str, tuple[str, str]] = {
     "another type": (f'@id("a") forbid({SCOPE}) when {{ context.hour == "noon" }};', "a: does not fit the schema"),
     "an unknown action": ('@id("a") forbid(principal, action == Tasklease::Action::"run", resource);', "unrecognized action"),
     "an unknown type": ('@id("a") forbid(principal is Tasklease::User, action, resource);', "a: does not fit the schema"),
+    "a deep condition": (
+        f'@id("a") forbid({SCOPE}) when {{ {" && ".join(["context.hour > 3"] * 60)} }};', "a: is too deep",
+    ),
+    "a very deep condition": (
+        f'@id("a") forbid({SCOPE}) when {{ {" || ".join(["context.hour > 3"] * 2000)} }};', "has a policy that is too deep",
+    ),
     "something for partial evaluation": (f'@id("a") forbid({SCOPE}) when {{ unknown("x") }};', "uses unknown(...)"),
     "that within something": (
         f'@id("a") forbid({SCOPE}) when {{ {{a: [unknown("x")]}} == {{a: [true]}} }};', "uses unknown(...)",
@@ -88,6 +97,13 @@ def test_an_attribute_of_a_record_may_be_called_unknown(tmp_path: Path) -> None:
     policies_of(tmp_path, f'@id("a") permit({SCOPE}) when {{ {{"unknown": 1}} == {{"unknown": 1}} }};')
 
 
+def test_many_conditions_are_fine(tmp_path: Path) -> None:
+    many = " && ".join(["context.hour > 3"] * 50)
+    policies = policies_of(tmp_path, f'@id("a") permit({SCOPE}) when {{ {many} }};')
+    assert policies.decide_call(calling(), CATALOG).allowed
+    assert policies.could_allow_call(calling(), CATALOG)
+
+
 def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PolicyFilesError, match="there is no such folder"):
@@ -104,6 +120,30 @@ def test_the_folders_of_a_mount_are_read_once(tmp_path: Path) -> None:
     policies_of(hidden, BASELINE)
     (tmp_path / "all.cedar").symlink_to(hidden / "all.cedar")
     assert len(CedarPolicies.load(tmp_path, CATALOG).policies) == 3
+
+
+def test_a_link_to_a_folder_is_refused_for_it_would_be_left_out(tmp_path: Path) -> None:
+    policies_of(tmp_path / "elsewhere", BASELINE)
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "more").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PolicyFilesError, match="is a link to a folder"):
+        CedarPolicies.load(tmp_path / "policies", CATALOG)
+
+
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policies_of(tmp_path / "more", BASELINE)
+    scan = os.scandir
+
+    def refuses(path: str) -> Any:
+        if str(path).endswith("more"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    with pytest.raises(
+        PolicyFilesError, match="more: cannot be read: Permission denied: nothing may be left out"
+    ):
+        CedarPolicies.load(tmp_path, CATALOG)
 
 
 def test_a_catalog_that_fits_no_schema_is_said(tmp_path: Path) -> None:
