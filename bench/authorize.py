@@ -238,11 +238,8 @@ async def _timed(clients: list[Callable[[], Awaitable[object]]]) -> tuple[float,
 
 
 def _channel(measured: Measured, address: str) -> grpc.aio.Channel:
-    name = f"bench-{secrets.token_hex(4)}"
-    spiffe_id = measured.stack.spire.instance_id(AGENT_CLASS, name)
-    files = measured.stack.spire.mint(spiffe_id, ttl=timedelta(hours=1), folder=measured.folder / name)
-    chain, key, bundle = (file.read_bytes() for file in files)
-    credentials = grpc.ssl_channel_credentials(bundle, key, chain)
+    svid = measured.svid()
+    credentials = grpc.ssl_channel_credentials(svid.authorities, svid.key, svid.chain)
     return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
 
 

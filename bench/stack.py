@@ -14,7 +14,7 @@ from typing import Final
 import hvac
 import requests
 
-from broker.client import Broker, StaticIdentity
+from broker.client import Broker, StaticIdentity, Svid
 from broker.demo.callers import svid_of
 from broker.devstack.parts import Say
 from broker.devstack.stack import DevStack
@@ -34,11 +34,14 @@ class Measured:
 
     def broker(self, address: str = "") -> Broker:
         """An SDK client of an instance of its own."""
+        return Broker.connect(address or self.stack.broker.address, identity=StaticIdentity(self.svid()))
+
+    def svid(self) -> Svid:
+        """That of an instance of its own."""
         name = f"bench-{secrets.token_hex(4)}"
         spiffe_id = self.stack.spire.instance_id(AGENT_CLASS, name)
         files = self.stack.spire.mint(spiffe_id, ttl=timedelta(hours=1), folder=self.folder / name)
-        identity = StaticIdentity(svid_of(files, spiffe_id))
-        return Broker.connect(address or self.stack.broker.address, identity=identity)
+        return svid_of(files, spiffe_id)
 
     def vault(self) -> hvac.Client:
         """A client of Vault, with a token that may do what a task's token may: read the role's path."""

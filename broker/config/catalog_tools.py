@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from broker.config.fields import Duration, Name, Text
 from broker.domain.catalog import AttributeType, Destination, Obligations, Tool
-from broker.domain.chain_pattern import ANYTHING, PatternError, compile_pattern
+from broker.domain.chain_pattern import PatternError, compile_pattern
 from broker.domain.chain_rule import ChainRule, StepLimit
 from broker.domain.classification import Classification
 from broker.domain.effects import Verb
@@ -206,7 +206,7 @@ class ChainModel(_Model):
     def domain(self) -> ChainRule:
         """As the domain has it."""
         return ChainRule(
-            pattern=ANYTHING if self.pattern == ".*" else compile_pattern(self.pattern),
+            pattern=compile_pattern(self.pattern),
             limits=MappingProxyType(
                 {
                     name: tuple(StepLimit(at_most=one.at_most, per=one.per) for one in limits)

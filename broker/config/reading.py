@@ -7,9 +7,10 @@ that stand twice are refused; so are files over 1 MiB and deep nesting, which ta
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -48,6 +49,19 @@ class ConfigError(Exception):
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = tuple(problems)
+
+
+def fingerprint(find: Callable[[], Iterable[Path]], refusal: type[Exception]) -> str:
+    """Tells one state of the files that `find` finds from another; one that is refused or cannot be read is a state as well."""
+    digest = hashlib.sha256()
+    try:
+        for file in find():
+            content = file.read_bytes()
+            digest.update(f"{file}\n{len(content)}\n".encode())
+            digest.update(content)
+    except (OSError, refusal) as error:
+        digest.update(type(error).__name__.encode())
+    return digest.hexdigest()
 
 
 def read_yaml(path: Path) -> CommentedMap:

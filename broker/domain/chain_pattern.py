@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import lru_cache, reduce
 from itertools import compress
 from operator import or_
 from typing import Final
@@ -214,8 +214,9 @@ class _States:
         return state
 
 
+@lru_cache(maxsize=256)
 def compile_pattern(text: str) -> ChainPattern:
-    """The pattern that `text` writes.
+    """The pattern that `text` writes; the same text is compiled once.
 
     Raises:
         PatternError: it is none, or too great; says where and what to write.

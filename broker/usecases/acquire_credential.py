@@ -32,7 +32,6 @@ from broker.domain.errors import (
     IdempotencyKeyReusedError,
     InstanceQuarantinedError,
     LeaseNotLiveError,
-    StoreUnavailableError,
     TaskNotActiveError,
 )
 from broker.domain.identifiers import LeaseId, TaskId, VaultLeaseId
@@ -63,8 +62,6 @@ logger = logging.getLogger(__name__)
 REPLAY_WINDOW: Final = timedelta(seconds=60)
 """How long the same idempotency key gets the same secret again, from memory."""
 _MOST_REPLAYS: Final = 10_000
-_TRIES: Final = 5
-"""How often an acquire is decided again because another replica was faster."""
 _Key = tuple[SpiffeId, TaskId, str]
 
 
@@ -172,14 +169,7 @@ class AcquireCredential:
             del self._under_key[key]
 
     async def _acquire(self, caller: Caller, request: Acquisition) -> Acquired:
-        async with self._chains.turn(request.task_id):
-            for _ in range(_TRIES):
-                intent = await self._decide(caller, request)
-                if intent is not None:
-                    break
-                self._chains.forget(request.task_id)  # another replica was faster: decide on the whole chain
-            else:
-                raise StoreUnavailableError
+        intent = await self._chains.decided(request.task_id, lambda: self._decide(caller, request))
         lease, role = intent.lease, intent.role
         try:
             credential = await self._issue(caller, lease, intent.grant, role)  # A6

@@ -17,36 +17,28 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from broker.domain.actions import Action, ActionKind, Chain, digest_of
+from broker.domain.actions import Action, Chain, digest_of
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.catalog import NO_OBLIGATIONS, Catalog, Obligations, Tool
-from broker.domain.chain_rule import ANY_CHAIN
-from broker.domain.changes import Append, Change, RecordAction
+from broker.domain.changes import Append, RecordAction
 from broker.domain.decision import CallContext, Decision, Fingerprint, Verdict, as_facts
 from broker.domain.errors import (
     DenialClass,
     FingerprintChangedError,
     IdempotencyKeyReusedError,
-    InstanceQuarantinedError,
-    StoreUnavailableError,
-    TaskNotActiveError,
-    TaskNotFoundError,
 )
-from broker.domain.flows import labels_of
 from broker.domain.identifiers import TaskId
-from broker.domain.task import EndCause, Task, TaskEnd, TaskState
+from broker.domain.task import EndCause, Task, TaskEnd
 from broker.ports.arguments import ArgumentChecker
 from broker.ports.policy import CatalogSource, PolicyEngine
-from broker.ports.store import ActionFacts, Conflict, ConflictError, Store
+from broker.ports.store import ActionFacts, Store
 from broker.ports.system import Clock, Ids, Steps
 from broker.usecases.caller import Caller
 from broker.usecases.chains import Chains
 from broker.usecases.deciding import decide
 from broker.usecases.end_task import EndTask
-from broker.usecases.ruling import MOST_DENIED, NOWHERE, STICKS_FOR, Ruling, demand_room, refusal_facts, rule
-
-_TRIES: Final = 5
-"""How often a decision is made again because another replica was faster."""
+from broker.usecases.ownership import own_active_task
+from broker.usecases.ruling import Ruling, demand_room, link_of, refusal_facts, rule
 
 _FINGERPRINT_CHANGED: Final = Decision(
     verdict=Verdict.DENY,
@@ -114,17 +106,7 @@ class AuthorizeAction:
             ActionLimitReachedError: the chain, or the list of its refusals, is full.
             StoreUnavailableError: nothing is allowed.
         """
-        async with self._chains.turn(task_id):
-            for _ in range(_TRIES):
-                try:
-                    return await self._authorize(caller, task_id, call)
-                except ConflictError as error:
-                    if error.conflict is Conflict.OWNER_QUARANTINED:
-                        raise InstanceQuarantinedError from error
-                    if error.conflict is not Conflict.CHAIN_MOVED_ON:
-                        raise TaskNotActiveError from error
-                    self._chains.forget(task_id)
-        raise StoreUnavailableError  # others are always faster: later
+        return await self._chains.decided(task_id, lambda: self._authorize(caller, task_id, call))
 
     async def plan(
         self, caller: Caller, task_id: TaskId, calls: Sequence[Call], *, stop_at_refusal: bool
@@ -143,12 +125,9 @@ class AuthorizeAction:
 
     async def _authorize(self, caller: Caller, task_id: TaskId, call: Call) -> Authorization:
         now = self._clock.now()
-        facts = await self._store.action_facts(task_id, now, MOST_DENIED, key=call.idempotency_key)
-        task = facts.task
-        if task is None or task.owner != caller.peer.spiffe_id:  # C1, rule R7
-            raise TaskNotFoundError
-        if task.state is not TaskState.ACTIVE:
-            raise TaskNotActiveError
+        task, facts = await own_active_task(
+            self._store, caller.peer, task_id, now, key=call.idempotency_key
+        )  # C1
         catalog = self._catalogs.current()
         if facts.under_key is not None:
             return _again(facts.under_key, call, catalog)
@@ -166,17 +145,9 @@ class AuthorizeAction:
             if tool is not None and in_reach:
                 self._arguments.check(tool, call.arguments)  # C3
             decision = decide(lambda: self._policy.decide_call(context, catalog))  # C4
-            ruling = rule(
-                decision,
-                task_id=task_id,
-                step=call.tool,
-                effect=context.effect if in_reach else None,
-                chain=chain,
-                chain_rule=task_type.chain if task_type is not None else ANY_CHAIN,
-                denied=facts.denied,
-                now=now,
-            )
-        action = self._action(task, tool, context, ruling, call)
+            effect = context.effect if in_reach else None
+            ruling = rule(decision, context, effect=effect, task_type=task_type, denied=facts.denied)
+        action = link_of(context, ruling, self._ids.action_id(), idempotency_key=call.idempotency_key)
         await self._record(caller, context, action, ruling, catalog)  # C5
         self._chains.add(action)
         self._steps.reached("authorize.durable")
@@ -188,28 +159,6 @@ class AuthorizeAction:
             decision=ruling.decision,
             expected=ruling.expected,
             obligations=tool.obligations if tool is not None and action.allowed else NO_OBLIGATIONS,
-        )
-
-    def _action(
-        self, task: Task, tool: Tool | None, context: CallContext, ruling: Ruling, call: Call
-    ) -> Action:
-        decision = ruling.decision
-        return Action(
-            action_id=self._ids.action_id(),
-            task_id=task.task_id,
-            owner=task.owner,
-            position=context.chain.length + 1,
-            kind=ActionKind.TOOL,
-            name=context.tool_name,
-            effect=context.effect or NOWHERE,
-            arguments_digest=context.arguments_digest,
-            at=context.at,
-            allowed=decision.allowed,
-            reason="" if decision.allowed else decision.reason,
-            denial_class=None if decision.allowed else decision.denial_class,
-            labels=labels_of(tool.reads) if tool is not None and decision.allowed else frozenset(),
-            sticks_until=context.at + STICKS_FOR if ruling.sticks else None,
-            idempotency_key=call.idempotency_key,
         )
 
     async def _record(
@@ -230,8 +179,7 @@ class AuthorizeAction:
                 **caller.peer.as_facts(),
             },
         )
-        changes: list[Change] = [RecordAction(action=action), Append(event=event)]
-        await self._store.commit(changes)
+        await self._store.commit([RecordAction(action=action), Append(event=event)])
 
 
 def _again(action: Action, call: Call, catalog: Catalog) -> Authorization:

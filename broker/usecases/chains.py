@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
 from broker.domain.actions import NO_ACTIONS, Action, Chain
+from broker.domain.errors import InstanceQuarantinedError, StoreUnavailableError, TaskNotActiveError
 from broker.domain.identifiers import TaskId
-from broker.ports.store import Store
+from broker.ports.store import Conflict, ConflictError, Store
+
+_TRIES: Final = 5
+"""How often a decision is made again because another replica was faster."""
 
 _MOST_KEPT: Final = 5_000
 _PAGE: Final = 1_000
+Result = TypeVar("Result")
 
 
 class Chains:
@@ -29,14 +33,30 @@ class Chains:
         self._kept: OrderedDict[TaskId, Chain] = OrderedDict()
         self._turns: WeakValueDictionary[TaskId, asyncio.Lock] = WeakValueDictionary()
 
-    @asynccontextmanager
-    async def turn(self, task_id: TaskId) -> AsyncIterator[None]:
-        """Hold the task's turn: no other decision about it is made here meanwhile."""
+    async def decided(self, task_id: TaskId, decide: Callable[[], Awaitable[Result]]) -> Result:
+        """What `decide` decides and commits, in the task's turn; again when another replica was faster.
+
+        Raises:
+            InstanceQuarantinedError, TaskNotActiveError: since `decide` looked.
+            StoreUnavailableError: others are faster each time.
+            Whatever `decide` raises, but for ConflictError.
+        """
         lock = self._turns.get(task_id)
         if lock is None:
             lock = self._turns[task_id] = asyncio.Lock()
         async with lock:
-            yield
+            for _ in range(_TRIES):
+                try:
+                    return await decide()
+                except ConflictError as error:
+                    match error.conflict:
+                        case Conflict.CHAIN_MOVED_ON:
+                            self._kept.pop(task_id, None)
+                        case Conflict.OWNER_QUARANTINED:
+                            raise InstanceQuarantinedError from error
+                        case _:
+                            raise TaskNotActiveError from error
+        raise StoreUnavailableError
 
     async def up_to(self, task_id: TaskId, length: int) -> Chain:
         """The chain, which has at least `length` actions.
@@ -59,10 +79,6 @@ class Chains:
         chain = self._kept.pop(action.task_id, NO_ACTIONS)
         if action.position == chain.length + 1:
             self._keep(action.task_id, chain.after(action))
-
-    def forget(self, task_id: TaskId) -> None:
-        """Drop what is in memory of a task."""
-        self._kept.pop(task_id, None)
 
     def _keep(self, task_id: TaskId, chain: Chain) -> None:
         self._kept[task_id] = chain

@@ -6,25 +6,22 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NoReturn
 
-from broker.domain.actions import Action, ActionKind
+from broker.domain.actions import Action
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.catalog import Catalog, CredentialRole, TaskType
-from broker.domain.chain_rule import ANY_CHAIN
 from broker.domain.changes import Append, CreateLease, RecordAction
 from broker.domain.decision import AcquireContext, Decision, as_facts
 from broker.domain.errors import (
     IdempotencyKeyReusedError,
     IdempotentResultGoneError,
-    InstanceQuarantinedError,
     LeaseLimitReachedError,
     TaskNotActiveError,
-    TaskNotFoundError,
 )
-from broker.domain.flows import labels_of
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import Lease
-from broker.domain.task import Task, TaskState
+from broker.domain.task import Task
 from broker.ports.issuing import TokenGrant
 from broker.ports.policy import CatalogSource, PolicyEngine
 from broker.ports.store import Conflict, ConflictError, Store
@@ -32,15 +29,8 @@ from broker.ports.system import Clock, Ids, Steps
 from broker.usecases.caller import Caller
 from broker.usecases.chains import Chains
 from broker.usecases.deciding import decide, refuse
-from broker.usecases.ruling import (
-    MOST_DENIED,
-    NOWHERE,
-    STICKS_FOR,
-    Ruling,
-    demand_room,
-    refusal_facts,
-    rule,
-)
+from broker.usecases.ownership import own_active_task
+from broker.usecases.ruling import Ruling, demand_room, link_of, refusal_facts, rule
 from broker.usecases.task_grants import TaskGrants
 
 
@@ -93,19 +83,17 @@ class DecideAcquisition:
         self._steps = steps
         self._being_made = being_made
 
-    async def __call__(self, caller: Caller, request: Acquisition) -> Intent | None:
-        """A1 to A5; None when the chain moved on meanwhile. The lease is among those that are being made then.
+    async def __call__(self, caller: Caller, request: Acquisition) -> Intent:
+        """A1 to A5, tried once. The lease is among those that are being made then.
 
         Raises:
-            As AcquireCredential.
+            ConflictError: the chain, the task or the instance moved on meanwhile (`Chains.decided`).
+            Else as AcquireCredential.
         """
         now = self._clock.now()
-        facts = await self._store.action_facts(request.task_id, now, MOST_DENIED, key=request.idempotency_key)
-        task = facts.task
-        if task is None or task.owner != caller.peer.spiffe_id:  # A1, rule R7
-            raise TaskNotFoundError
-        if task.state is not TaskState.ACTIVE:
-            raise TaskNotActiveError
+        task, facts = await own_active_task(
+            self._store, caller.peer, request.task_id, now, key=request.idempotency_key
+        )  # A1, rule R7
         if facts.holds_key is not None:  # A2
             if facts.holds_key.request_digest != request.digest:
                 raise IdempotencyKeyReusedError
@@ -128,18 +116,14 @@ class DecideAcquisition:
         role = context.role
         ruling = rule(
             decide(lambda: self._policy.decide_acquisition(context, catalog)),  # A3
-            task_id=task.task_id,
-            step=request.role,
+            context,
             effect=role.effect if role is not None and request.role in task.scope.roles else None,
-            chain=chain,
-            chain_rule=task_type.chain if task_type is not None else ANY_CHAIN,
+            task_type=task_type,
             denied=facts.denied,
-            now=now,
         )
-        action = self._action(context, ruling)
+        action = link_of(context, ruling, self._ids.action_id())
         if not ruling.decision.allowed or role is None or task_type is None:
             await self._deny(caller, context, ruling, action)
-            return None
         self._steps.reached("acquire.decided")
         try:
             grant = await self._grants.current(task, catalog)  # A4
@@ -148,16 +132,13 @@ class DecideAcquisition:
         self._steps.reached("acquire.token-made")
         lease = self._intent(task, role, request, grant, now)
         self._being_made.add(lease.lease_id)
-        recorded = False
         try:
-            recorded = await self._record_intent(
+            await self._record_intent(
                 caller, lease, task_type, context, ruling.decision, catalog, action
             )  # A5
-        finally:
-            if not recorded:
-                self._being_made.discard(lease.lease_id)
-        if not recorded:
-            return None
+        except BaseException:
+            self._being_made.discard(lease.lease_id)
+            raise
         self._steps.reached("acquire.intent-durable")
         return Intent(lease=lease, role=role, grant=grant)
 
@@ -175,27 +156,10 @@ class DecideAcquisition:
             max_expires_at=min(now + role.max_ttl, task.deadline),
         )
 
-    def _action(self, context: AcquireContext, ruling: Ruling) -> Action:
-        decision, role = ruling.decision, context.role
-        return Action(
-            action_id=self._ids.action_id(),
-            task_id=context.task.task_id,
-            owner=context.task.owner,
-            position=context.chain.length + 1,
-            kind=ActionKind.CREDENTIAL,
-            name=context.role_name,
-            effect=NOWHERE if role is None else role.effect,
-            arguments_digest="",
-            at=context.at,
-            allowed=decision.allowed,
-            reason="" if decision.allowed else decision.reason,
-            denial_class=None if decision.allowed else decision.denial_class,
-            labels=labels_of(role.reads) if role is not None and decision.allowed else frozenset(),
-            sticks_until=context.at + STICKS_FOR if ruling.sticks else None,
-        )
-
-    async def _deny(self, caller: Caller, context: AcquireContext, ruling: Ruling, action: Action) -> None:
-        """Record the refusal and raise it; returns only when the chain moved on meanwhile."""
+    async def _deny(
+        self, caller: Caller, context: AcquireContext, ruling: Ruling, action: Action
+    ) -> NoReturn:
+        """Record the refusal and raise it."""
         event = AuditEvent(
             kind=AuditKind.CREDENTIAL_DENIED,
             at=action.at,
@@ -209,16 +173,7 @@ class DecideAcquisition:
                 "policies": list(ruling.decision.policies),
             },
         )
-        try:
-            await self._store.commit([RecordAction(action=action), Append(event=event)])
-        except ConflictError as error:
-            match error.conflict:
-                case Conflict.CHAIN_MOVED_ON:
-                    return
-                case Conflict.OWNER_QUARANTINED:
-                    raise InstanceQuarantinedError from error
-                case _:
-                    raise TaskNotActiveError from error
+        await self._store.commit([RecordAction(action=action), Append(event=event)])
         self._chains.add(action)
         refuse(ruling.decision)
 
@@ -231,8 +186,7 @@ class DecideAcquisition:
         decision: Decision,
         catalog: Catalog,
         action: Action,
-    ) -> bool:
-        """Whether it is durable; False when the chain moved on meanwhile."""
+    ) -> None:
         event = AuditEvent(
             kind=AuditKind.CREDENTIAL_INTENDED,
             at=lease.intended_at,
@@ -258,15 +212,10 @@ class DecideAcquisition:
             )
         except ConflictError as error:
             match error.conflict:
-                case Conflict.CHAIN_MOVED_ON:
-                    return False
                 case Conflict.LEASE_LIMIT:
                     raise LeaseLimitReachedError(task_type.max_leases) from error
                 case Conflict.LEASE_KEY_TAKEN:
                     raise IdempotencyKeyReusedError from error
-                case Conflict.OWNER_QUARANTINED:
-                    raise InstanceQuarantinedError from error
                 case _:
-                    raise TaskNotActiveError from error
+                    raise
         self._chains.add(action)
-        return True

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from broker.domain.actions import NO_ACTIONS, digest_of
+from broker.domain.actions import digest_of
 from broker.domain.catalog import Tool
 from broker.domain.decision import CallContext, Fingerprint
-from broker.domain.errors import TaskNotActiveError, TaskNotFoundError
+from broker.domain.errors import ActionLimitReachedError
 from broker.domain.identifiers import TaskId
-from broker.domain.task import TaskState
 from broker.ports.policy import CatalogSource, PolicyEngine
 from broker.ports.store import Store
 from broker.ports.system import Clock
 from broker.usecases.caller import Caller
 from broker.usecases.chains import Chains
-from broker.usecases.ruling import MOST_DENIED
+from broker.usecases.ownership import own_active_task
+from broker.usecases.ruling import demand_room
 
 
 class ListTools:
@@ -42,17 +42,16 @@ class ListTools:
             TaskNotActiveError: the task is ending or has ended.
         """
         now = self._clock.now()
-        facts = await self._store.action_facts(task_id, now, MOST_DENIED)
-        task = facts.task
-        if task is None or task.owner != caller.peer.spiffe_id:  # rule R7
-            raise TaskNotFoundError
-        if task.state is not TaskState.ACTIVE:
-            raise TaskNotActiveError
+        task, facts = await own_active_task(self._store, caller.peer, task_id, now)
         catalog = self._catalogs.current()
         task_type = catalog.task_types.get(task.task_type)
-        if task_type is None or facts.length >= task_type.max_actions or len(facts.denied) >= MOST_DENIED:
+        if task_type is None:
             return ()
-        chain = await self._chains.up_to(task_id, facts.length) if facts.length else NO_ACTIONS
+        try:
+            demand_room(facts.length, len(facts.denied), most=task_type.max_actions)
+        except ActionLimitReachedError:
+            return ()
+        chain = await self._chains.up_to(task_id, facts.length)
 
         def may_come(tool: Tool) -> bool:
             effect = tool.effect({})

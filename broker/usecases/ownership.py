@@ -5,12 +5,15 @@ Rule R7: what belongs to somebody else is answered in the same words as what doe
 
 from __future__ import annotations
 
-from broker.domain.errors import LeaseNotFoundError, TaskNotFoundError
+from datetime import datetime
+
+from broker.domain.errors import LeaseNotFoundError, TaskNotActiveError, TaskNotFoundError
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import Lease
 from broker.domain.peer import VerifiedPeer
-from broker.domain.task import Task
-from broker.ports.store import Store
+from broker.domain.task import Task, TaskState
+from broker.ports.store import ActionFacts, Store
+from broker.usecases.ruling import MOST_DENIED
 
 
 async def own_task(store: Store, peer: VerifiedPeer, task_id: TaskId) -> Task:
@@ -38,3 +41,21 @@ async def own_lease(store: Store, peer: VerifiedPeer, lease_id: LeaseId) -> tupl
     if task is None or task.owner != peer.spiffe_id:
         raise LeaseNotFoundError
     return lease, task
+
+
+async def own_active_task(
+    store: Store, peer: VerifiedPeer, task_id: TaskId, now: datetime, *, key: str | None = None
+) -> tuple[Task, ActionFacts]:
+    """Return the caller's active task, and what a decision about it needs; `key` as of `Store.action_facts`.
+
+    Raises:
+        TaskNotFoundError: no such task, or not the caller's.
+        TaskNotActiveError: it is ending or has ended.
+    """
+    facts = await store.action_facts(task_id, now, MOST_DENIED, key=key)
+    task = facts.task
+    if task is None or task.owner != peer.spiffe_id:
+        raise TaskNotFoundError
+    if task.state is not TaskState.ACTIVE:
+        raise TaskNotActiveError
+    return task, facts

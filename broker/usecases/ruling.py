@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
-from broker.domain.actions import Action, Chain
-from broker.domain.chain_rule import ChainRule
-from broker.domain.decision import Decision, Verdict
+from broker.domain.actions import Action, ActionKind
+from broker.domain.catalog import CredentialRole, TaskType, Tool
+from broker.domain.chain_rule import ANY_CHAIN
+from broker.domain.decision import AcquireContext, CallContext, Decision, Verdict
 from broker.domain.effects import EVERY_VERB, Effect
 from broker.domain.errors import (
     ActionLimitReachedError,
@@ -19,7 +20,8 @@ from broker.domain.errors import (
     PolicyDeniedError,
     StepNotAllowedError,
 )
-from broker.domain.identifiers import TaskId
+from broker.domain.flows import labels_of
+from broker.domain.identifiers import ActionId, TaskId
 
 STICKS_FOR: Final = timedelta(minutes=15)
 """How long a denied effect stays denied to the instance; to the task it does for as long as that lives (rule R9)."""
@@ -27,8 +29,7 @@ STICKS_FOR: Final = timedelta(minutes=15)
 MOST_DENIED: Final = 200
 """Refusals that stick, of one instance: whoever has so many gets nothing more."""
 
-
-NOWHERE: Final = Effect(verbs=EVERY_VERB, resource="", destination="")
+_NOWHERE: Final = Effect(verbs=EVERY_VERB, resource="", destination="")
 """The effect of what is not in the catalog: nothing that could stick to anything else."""
 
 
@@ -42,18 +43,19 @@ class Ruling:
     """Steps that may come instead, where the chain has no place for this one."""
 
 
-def rule(  # noqa: PLR0913 - what a step is looked at with
+def rule(
     decision: Decision,
+    context: AcquireContext | CallContext,
     *,
-    task_id: TaskId,
-    step: str,
     effect: Effect | None,
-    chain: Chain,
-    chain_rule: ChainRule,
+    task_type: TaskType | None,
     denied: Iterable[Action],
-    now: datetime,
 ) -> Ruling:
-    """Look at what the policy engine decided beside what was denied before and what the task has done so far."""
+    """Look at what the policy engine decided beside what was denied before and what the task has done so far.
+
+    `effect` is None where what was asked for is not in the task's reach, and so can stick to nothing.
+    """
+    task_id, now = context.task.task_id, context.at
     if not decision.allowed or effect is None:
         by_policy = decision.reason == PolicyDeniedError.reason
         for_now = decision.denial_class is DenialClass.TRANSIENT
@@ -61,7 +63,8 @@ def rule(  # noqa: PLR0913 - what a step is looked at with
     for earlier in denied:
         if earlier.denies(task_id, effect, now):
             return Ruling(decision=_denied_before(earlier, effect, task_id))
-    objection = chain_rule.objection(chain, step, now)
+    chain_rule = ANY_CHAIN if task_type is None else task_type.chain
+    objection = chain_rule.objection(context.chain, _asked(context).name, now)
     if objection is not None:
         return Ruling(
             decision=Decision(
@@ -74,6 +77,61 @@ def rule(  # noqa: PLR0913 - what a step is looked at with
             expected=objection.expected,
         )
     return Ruling(decision=decision)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What a decision is about."""
+
+    kind: ActionKind
+    name: str
+    entry: CredentialRole | Tool | None
+    """The catalog's; None when unlisted."""
+    effect: Effect | None
+    arguments_digest: str = ""
+
+
+def _asked(context: AcquireContext | CallContext) -> _Asked:
+    match context:
+        case AcquireContext(role_name=name, role=role):
+            effect = None if role is None else role.effect
+            return _Asked(kind=ActionKind.CREDENTIAL, name=name, entry=role, effect=effect)
+        case CallContext(tool_name=name, tool=tool):
+            return _Asked(
+                kind=ActionKind.TOOL,
+                name=name,
+                entry=tool,
+                effect=context.effect,
+                arguments_digest=context.arguments_digest,
+            )
+
+
+def link_of(
+    context: AcquireContext | CallContext,
+    ruling: Ruling,
+    action_id: ActionId,
+    *,
+    idempotency_key: str | None = None,
+) -> Action:
+    """The next link of the task's chain: what was asked for, and what became of it."""
+    asked, decision = _asked(context), ruling.decision
+    return Action(
+        action_id=action_id,
+        task_id=context.task.task_id,
+        owner=context.task.owner,
+        position=context.chain.length + 1,
+        kind=asked.kind,
+        name=asked.name,
+        effect=asked.effect or _NOWHERE,
+        arguments_digest=asked.arguments_digest,
+        at=context.at,
+        allowed=decision.allowed,
+        reason="" if decision.allowed else decision.reason,
+        denial_class=None if decision.allowed else decision.denial_class,
+        labels=labels_of(asked.entry.reads) if asked.entry and decision.allowed else frozenset(),
+        sticks_until=context.at + STICKS_FOR if ruling.sticks else None,
+        idempotency_key=idempotency_key,
+    )
 
 
 def demand_room(length: int, denied: int, *, most: int) -> None:

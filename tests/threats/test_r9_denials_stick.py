@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.api.v1 import tasks_pb2, tools_pb2
+from broker.api.v1 import tools_pb2
 from broker.demo.callers import Caller
 from broker.devstack import broker_process
 from tests.threats.world import ROLE, World, key, until
@@ -83,10 +83,7 @@ def ask(caller: Caller, task_id: str, tool: str, **arguments: object) -> tools_p
 
 def declared(world: World, caller: Caller) -> str:
     """A task with everything that its type lists."""
-    request = tasks_pb2.DeclareTaskRequest(
-        task_type="reconcile-invoices", intent="a test", idempotency_key=key()
-    )
-    answer = caller.call("DeclareTask", request)
+    answer = world.try_declare(caller, scope=None)
     assert answer.ok, answer
     task_id: str = answer.message.task.task_id
     return task_id

@@ -6,12 +6,11 @@ All or nothing: a catalog that cannot be used is refused with a loud error, and 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from pathlib import Path
 
 from broker.config.catalog import catalog_files, load_catalog
-from broker.config.reading import ConfigError
+from broker.config.reading import ConfigError, fingerprint
 from broker.domain.catalog import Catalog
 
 logger = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ class CatalogFiles:
         """
         self._path = path
         self._trust_domain = trust_domain
-        self._seen = _fingerprint(path)
+        self._seen = self._fingerprint()
         self._catalog = load_catalog(path, trust_domain=trust_domain)
 
     def current(self) -> Catalog:
@@ -37,7 +36,7 @@ class CatalogFiles:
 
     async def reload_if_changed(self) -> bool:
         """Take up changed files; True when the catalog is another one now."""
-        seen = await asyncio.to_thread(_fingerprint, self._path)
+        seen = await asyncio.to_thread(self._fingerprint)
         if seen == self._seen:
             return False
         self._seen = seen
@@ -56,13 +55,5 @@ class CatalogFiles:
         self._catalog = catalog
         return True
 
-
-def _fingerprint(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        for file in catalog_files(path):
-            digest.update(f"{file}\n".encode())
-            digest.update(file.read_bytes())
-    except (OSError, ConfigError) as error:
-        digest.update(type(error).__name__.encode())
-    return digest.hexdigest()
+    def _fingerprint(self) -> str:
+        return fingerprint(lambda: catalog_files(self._path), ConfigError)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from broker.adapters.policy.facts import Context
 from broker.config.reading import (
     ConfigError,
     Problem,
@@ -121,7 +122,7 @@ class CaseResult:
     line: int
     name: str
     passed: bool
-    context: DeclareContext | AcquireContext | CallContext
+    context: Context
     """What was asked."""
     decision: Decision
     text: str
@@ -201,7 +202,7 @@ def _unlisted(case: CaseModel, catalog: Catalog) -> list[tuple[str, str]]:
 
 def _run(policies: PolicyEngine, catalog: Catalog, file: str, line: int, case: CaseModel) -> CaseResult:
     context = _context(catalog, case)
-    decision = decide(policies, context, catalog)
+    decision = _decide(policies, context, catalog)
     verdict = "allow" if decision.allowed else "deny"
     because = sorted(
         policy.removeprefix(_PREFIX) for policy in decision.policies if policy.startswith(_PREFIX)
@@ -220,10 +221,7 @@ def _run(policies: PolicyEngine, catalog: Catalog, file: str, line: int, case: C
     )
 
 
-def decide(
-    policies: PolicyEngine, context: DeclareContext | AcquireContext | CallContext, catalog: Catalog
-) -> Decision:
-    """Ask for the decision that this is the context of."""
+def _decide(policies: PolicyEngine, context: Context, catalog: Catalog) -> Decision:
     match context:
         case DeclareContext():
             return policies.decide_declaration(context, catalog)
@@ -233,7 +231,7 @@ def decide(
             return policies.decide_call(context, catalog)
 
 
-def _context(catalog: Catalog, case: CaseModel) -> DeclareContext | AcquireContext | CallContext:
+def _context(catalog: Catalog, case: CaseModel) -> Context:
     agent_class: AgentClass = catalog.agent_classes[case.agent_class]
     trust_domain = agent_class.trust_domain or _NOWHERE
     caller = SpiffeId.parse(f"spiffe://{trust_domain}/agent/{case.agent_class}/{case.instance}")

@@ -6,7 +6,12 @@ environment, roles, declared scope. Each verdict names the catalog entries that 
 
 from __future__ import annotations
 
-from broker.domain.catalog import Catalog
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Final
+
+from broker.domain.catalog import Catalog, TaskType
 from broker.domain.decision import AcquireContext, CallContext, Decision, DeclareContext, Verdict
 from broker.domain.errors import (
     AgentClassUnknownError,
@@ -17,7 +22,30 @@ from broker.domain.errors import (
     ToolNotAllowedError,
 )
 from broker.domain.spiffe import SpiffeId
-from broker.domain.task import Task
+from broker.domain.task import Scope, Task
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a scope lists: roles, or tools."""
+
+    word: str
+    entry: str
+    reason: str
+    of_scope: Callable[[Scope], AbstractSet[str]]
+    of_type: Callable[[TaskType], AbstractSet[str]]
+
+
+_ROLE: Final = _Kind(
+    "role",
+    "credential-role",
+    RoleNotAllowedError.reason,
+    lambda scope: scope.roles,
+    lambda task_type: task_type.roles,
+)
+_TOOL: Final = _Kind(
+    "tool", "tool", ToolNotAllowedError.reason, lambda scope: scope.tools, lambda task_type: task_type.tools
+)
 
 
 class CatalogBoundsPolicy:
@@ -41,71 +69,48 @@ class CatalogBoundsPolicy:
                 EnvironmentNotAllowedError.reason,
                 f"environment {context.environment!r} is not the one of task type {task_type.name!r}",
             )
-        beyond = sorted(
-            role
-            for role in context.scope.roles
-            if role not in task_type.roles or role not in catalog.credential_roles
-        )
-        if beyond:
-            return _deny(
-                f"task-type/{task_type.name}",
-                RoleNotAllowedError.reason,
-                f"task type {task_type.name!r} has no role {beyond[0]!r}",
-            )
-        beyond = sorted(
-            tool for tool in context.scope.tools if tool not in task_type.tools or tool not in catalog.tools
-        )
-        if beyond:
-            return _deny(
-                f"task-type/{task_type.name}",
-                ToolNotAllowedError.reason,
-                f"task type {task_type.name!r} has no tool {beyond[0]!r}",
-            )
+        for what, known in ((_ROLE, catalog.credential_roles), (_TOOL, catalog.tools)):
+            allowed = what.of_type(task_type) & known.keys()
+            beyond = sorted(what.of_scope(context.scope) - allowed)
+            if beyond:
+                return _deny(
+                    f"task-type/{task_type.name}",
+                    what.reason,
+                    f"task type {task_type.name!r} has no {what.word} {beyond[0]!r}",
+                )
         return _allow(f"agent-class/{agent_class.name}", f"task-type/{task_type.name}")
 
     def decide_acquisition(self, context: AcquireContext, catalog: Catalog) -> Decision:
         """Allow a role of the declared scope that the catalog, as it is now, still gives the task's type."""
-        task = context.task
-        refused = self._refused_task(task, catalog)
-        if refused is not None:
-            return refused
-        if context.role_name not in task.scope.roles:
-            return _deny(
-                "scope",
-                RoleNotAllowedError.reason,
-                f"role {context.role_name!r} is not in the scope that the task declared",
-            )
-        if context.role is None or context.role_name not in catalog.task_types[task.task_type].roles:
-            return _deny(
-                f"task-type/{task.task_type}",
-                RoleNotAllowedError.reason,
-                f"role {context.role_name!r} is no longer one of task type {task.task_type!r}",
-            )
-        return _allow(f"task-type/{task.task_type}", f"credential-role/{context.role_name}", "scope")
+        return self._decide_use(
+            context.task, catalog, _ROLE, context.role_name, listed=context.role is not None
+        )
 
     def decide_call(self, context: CallContext, catalog: Catalog) -> Decision:
         """Allow a tool of the declared scope that the catalog, as it is now, still gives the task's type."""
-        task = context.task
-        refused = self._refused_task(task, catalog)
-        if refused is not None:
-            return refused
-        if context.tool_name not in task.scope.tools:
-            return _deny(
-                "scope",
-                ToolNotAllowedError.reason,
-                f"tool {context.tool_name!r} is not in the scope that the task declared",
-            )
-        if context.tool is None or context.tool_name not in catalog.task_types[task.task_type].tools:
-            return _deny(
-                f"task-type/{task.task_type}",
-                ToolNotAllowedError.reason,
-                f"tool {context.tool_name!r} is no longer one of task type {task.task_type!r}",
-            )
-        return _allow(f"task-type/{task.task_type}", f"tool/{context.tool_name}", "scope")
+        return self._decide_use(
+            context.task, catalog, _TOOL, context.tool_name, listed=context.tool is not None
+        )
 
     def could_allow_call(self, context: CallContext, catalog: Catalog) -> bool:
         """The catalog does not look at arguments."""
         return self.decide_call(context, catalog).allowed
+
+    def _decide_use(self, task: Task, catalog: Catalog, what: _Kind, name: str, *, listed: bool) -> Decision:
+        refused = self._refused_task(task, catalog)
+        if refused is not None:
+            return refused
+        if name not in what.of_scope(task.scope):
+            return _deny(
+                "scope", what.reason, f"{what.word} {name!r} is not in the scope that the task declared"
+            )
+        if not listed or name not in what.of_type(catalog.task_types[task.task_type]):
+            return _deny(
+                f"task-type/{task.task_type}",
+                what.reason,
+                f"{what.word} {name!r} is no longer one of task type {task.task_type!r}",
+            )
+        return _allow(f"task-type/{task.task_type}", f"{what.entry}/{name}", "scope")
 
     @staticmethod
     def _refused_task(task: Task, catalog: Catalog) -> Decision | None:

@@ -86,15 +86,15 @@ class CedarPolicies:
 
     def decide_declaration(self, context: DeclareContext, catalog: Catalog) -> Decision:
         """Whether policies let the task be declared."""
-        return self._decide(context, catalog)
+        return self.decide(context, catalog)
 
     def decide_acquisition(self, context: AcquireContext, catalog: Catalog) -> Decision:
         """Whether policies let the credential be handed out."""
-        return self._decide(context, catalog)
+        return self.decide(context, catalog)
 
     def decide_call(self, context: CallContext, catalog: Catalog) -> Decision:
         """Whether policies let the tool be called with these arguments."""
-        return self._decide(context, catalog)
+        return self.decide(context, catalog)
 
     def could_allow_call(self, context: CallContext, catalog: Catalog) -> bool:
         """Whether policies may let the tool be called with some arguments.
@@ -125,7 +125,8 @@ class CedarPolicies:
         allowed = result.decision is cedarpy.Decision.Allow
         return Answer(allowed=allowed, determining=tuple(sorted(result.diagnostics.reasons)))
 
-    def _decide(self, context: Context, catalog: Catalog) -> Decision:
+    def decide(self, context: Context, catalog: Catalog) -> Decision:
+        """Decide, whatever it is."""
         return _guarded(lambda: self._decision(context, catalog), otherwise=_failed(()))
 
     def _decision(self, context: Context, catalog: Catalog) -> Decision:

@@ -17,7 +17,7 @@ from broker.adapters.policy.expressions import conjuncts, read_paths
 from broker.adapters.policy.facts import CannotBeAskedError, Context, Facts
 from broker.adapters.policy.reading import Policy, policy_set_json, tidied
 from broker.domain.catalog import Catalog
-from broker.domain.decision import AcquireContext, CallContext, Decision, DeclareContext
+from broker.domain.decision import Decision
 
 ABSENT: Final = "absent"
 _EVERYTHING: Final = {"op": "All"}
@@ -103,7 +103,7 @@ class Explanation:
 
 def explain(policies: CedarPolicies, question: Asked) -> Explanation:
     """Why these policies decide the question as they do."""
-    decision = _decide(policies, question)
+    decision = policies.decide(question.context, question.catalog)
     try:
         facts = policies.facts(question.context, question.catalog)
     except CannotBeAskedError as error:
@@ -134,16 +134,6 @@ def explain(policies: CedarPolicies, question: Asked) -> Explanation:
         considered=len(considered.policies),
         differ=tuple(differ),
     )
-
-
-def _decide(policies: CedarPolicies, question: Asked) -> Decision:
-    match question.context:
-        case DeclareContext():
-            return policies.decide_declaration(question.context, question.catalog)
-        case AcquireContext():
-            return policies.decide_acquisition(question.context, question.catalog)
-        case CallContext():
-            return policies.decide_call(question.context, question.catalog)
 
 
 def _short(decision: Decision, sentence: str) -> Explanation:

@@ -7,12 +7,12 @@ changes the schema, and so makes them be read again.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from pathlib import Path
 
 from broker.adapters.policy.cedar import CedarPolicies
 from broker.adapters.policy.reading import PolicyFilesError, policy_files
+from broker.config.reading import fingerprint
 from broker.ports.policy import CatalogSource
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class PolicyFiles:
         self._folder = folder
         self._catalogs = catalogs
         catalog = catalogs.current()
-        self._seen = (_fingerprint(folder), catalog.digest)
+        self._seen = (self._fingerprint(), catalog.digest)
         self._policies = CedarPolicies.load(folder, catalog)
         _tell(self._policies)
 
@@ -41,7 +41,7 @@ class PolicyFiles:
     async def reload_if_changed(self) -> bool:
         """Take up changed files or a changed catalog; True when other policies, or another schema, hold now."""
         catalog = self._catalogs.current()
-        seen = (await asyncio.to_thread(_fingerprint, self._folder), catalog.digest)
+        seen = (await asyncio.to_thread(self._fingerprint), catalog.digest)
         if seen == self._seen:
             return False
         self._seen = seen
@@ -65,19 +65,10 @@ class PolicyFiles:
         _tell(policies)
         return True
 
+    def _fingerprint(self) -> str:
+        return fingerprint(lambda: policy_files(self._folder), PolicyFilesError)
+
 
 def _tell(policies: CedarPolicies) -> None:
     for notice in policies.notices:
         logger.warning("policy without effect: %s", notice)
-
-
-def _fingerprint(folder: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        for file in policy_files(folder):
-            content = file.read_bytes()
-            digest.update(f"{file}\n{len(content)}\n".encode())
-            digest.update(content)
-    except (OSError, PolicyFilesError) as error:
-        digest.update(type(error).__name__.encode())
-    return digest.hexdigest()

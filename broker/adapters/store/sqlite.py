@@ -22,7 +22,6 @@ from sqlalchemy.pool import NullPool
 
 from broker.adapters.store import reading
 from broker.adapters.store.migrating import migrate
-from broker.adapters.store.rows import lease_of
 from broker.adapters.store.schema import leases
 from broker.adapters.store.session import Session, Statement
 from broker.adapters.store.sql_store import SqlStore, StoreUnusableError
@@ -171,7 +170,7 @@ def _leases(
 ) -> tuple[Lease, ...]:
     """In SQL and not here: thousands of leases that are being revoked would be read again each round, for nothing."""
     rows = session.rows(statement, b_besides=json.dumps(list(besides)), **values)
-    return tuple(lease_of(row) for row in rows)
+    return reading.leases_from(rows)
 
 
 def _prepare(path: Path) -> None:

@@ -109,37 +109,26 @@ class VaultCredentialIssuer:
 
     async def revoke(self, vault_lease_id: VaultLeaseId, *, timeout: timedelta) -> None:
         """Revoke with `sync`."""
-        try:
-            await self._as_broker(
-                "put",
-                "sys/leases/revoke",
-                {"lease_id": vault_lease_id, "sync": True},
-                timeout=timeout,
-                pool=self._connection.revoking,
-            )
-        except VaultCallError as error:
-            if error.status == _BAD_REQUEST and error.says("invalid lease"):
-                return
-            logger.error("lease is not revoked: %s", error)
-            raise CredentialBackendUnavailableError from error
+        await self._knows("revoke", {"lease_id": vault_lease_id, "sync": True}, timeout)
 
     async def see_that_it_is_gone(self, vault_lease_id: VaultLeaseId, *, timeout: timedelta) -> None:
         """Look the lease up: Vault must say that there is none."""
+        if await self._knows("lookup", {"lease_id": vault_lease_id}, timeout):
+            logger.error("Vault says that it revoked a lease which it still knows")
+            raise CredentialBackendUnavailableError
+
+    async def _knows(self, what: str, body: Mapping[str, Any], timeout: timedelta) -> bool:
+        """Ask for it to be done with a lease; whether Vault knew the lease."""
         try:
             await self._as_broker(
-                "put",
-                "sys/leases/lookup",
-                {"lease_id": vault_lease_id},
-                timeout=timeout,
-                pool=self._connection.revoking,
+                "put", f"sys/leases/{what}", body, timeout=timeout, pool=self._connection.revoking
             )
         except VaultCallError as error:
             if error.status == _BAD_REQUEST and error.says("invalid lease"):
-                return
+                return False
             logger.error("lease is not revoked: %s", error)
             raise CredentialBackendUnavailableError from error
-        logger.error("Vault says that it revoked a lease which it still knows")
-        raise CredentialBackendUnavailableError
+        return True
 
     async def revoke_token(self, accessor: TokenAccessor, *, timeout: timedelta) -> None:
         """Revoke by accessor; one that Vault does not know is done."""
