@@ -11,6 +11,7 @@ from broker.adapters.policy.bounded import BoundedPolicy
 from broker.adapters.policy.cases import CaseResult, run_cases
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.policy.cedar import CedarPolicies
+from broker.adapters.policy.comparing import Change, changed_policies, flips
 from broker.adapters.policy.explain import Asked, explain
 from broker.adapters.policy.reading import PolicyFilesError
 from broker.adapters.policy.schema import schema_for
@@ -22,6 +23,7 @@ from broker.domain.catalog import Catalog
 app = typer.Typer(help="Check, test, compare and explain policies.", no_args_is_help=True)
 
 _WITHOUT: Final = "example.test"
+_COLOURS: Final = {Change.ADDED: "green", Change.REMOVED: "red", Change.CHANGED: "yellow"}
 FolderArgument = Annotated[
     Path, typer.Argument(help="A folder of .cedar files, with .test.yaml files beside them.")
 ]
@@ -65,6 +67,12 @@ def run_tests(folder: FolderArgument, catalog: CatalogOption, trust_domain: Doma
     results = _run(_policies(folder, listed), listed, folder)
     if not results:
         fail(f"{folder}: there is no .test.yaml file: a policy without a test is a guess", code=2)
+    unsaid = [result for result in results if not result.expected]
+    if unsaid:
+        places = "\n".join(
+            f"{result.file}:{result.line}: {result.name}: expect: say allow or deny" for result in unsaid
+        )
+        fail(places, code=2)
     failed = [result for result in results if not result.passed]
     for result in failed:
         err.print(f"{result}", highlight=False, markup=False)
@@ -101,36 +109,25 @@ def diff(
     new: Annotated[Path, typer.Argument(help="The policies as they would be.")],
     catalog: CatalogOption,
     cases: Annotated[
-        Path | None, typer.Option(help="A folder of .test.yaml files; without it, those of both.")
+        Path | None,
+        typer.Option(help="A folder of .test.yaml files; without it, those beside the new policies."),
     ] = None,
     trust_domain: DomainOption = _WITHOUT,
 ) -> None:
     """Say which policies differ, and which cases they decide differently; exit code 1 when one is."""
     listed = _catalog(catalog, trust_domain)
     before, after = _policies(old, listed), _policies(new, listed)
-    texts = [{policy.policy_id: policy.as_text() for policy in one.policies} for one in (before, after)]
-    for name in sorted(texts[0].keys() | texts[1].keys()):
-        if texts[0].get(name) != texts[1].get(name):
-            sign = (
-                "[green]+[/]"
-                if name not in texts[0]
-                else "[red]-[/]"
-                if name not in texts[1]
-                else "[yellow]~[/]"
-            )
-            out.print(f"{sign} {name}", highlight=False)
-    flips = 0
-    for folder in [cases] if cases is not None else [old, new]:
-        for one, two in zip(_run(before, listed, folder), _run(after, listed, folder), strict=True):
-            if one.decision.allowed != two.decision.allowed:
-                flips += 1
-                words = [
-                    f"{result.decision.verdict} ({', '.join(result.decision.policies)})"
-                    for result in (one, two)
-                ]
-                print(f"{one.file}:{one.line}: {one.name}: {words[0]} -> {words[1]}")
-    out.print(f"{flips} decisions differ")
-    raise typer.Exit(1 if flips else 0)
+    for change, name in changed_policies(before.policies, after.policies):
+        out.print(f"[{_COLOURS[change]}]{change.value}[/] {name}", highlight=False)
+    folder = new if cases is None else cases
+    results = _run(before, listed, folder)
+    if not results:
+        fail(f"{folder}: there is no .test.yaml file, so no decision was compared", code=2)
+    found = list(flips(results, _run(after, listed, folder)))
+    for flip in found:
+        print(flip)
+    out.print(f"{len(found)} of {len(results)} decisions differ")
+    raise typer.Exit(1 if found else 0)
 
 
 def _catalog(path: Path, trust_domain: str) -> Catalog:

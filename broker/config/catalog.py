@@ -38,6 +38,7 @@ from broker.config.reading import (
     suggestion,
 )
 from broker.domain.catalog import (
+    MOST_ACTIONS,
     AgentClass,
     AttributeType,
     Catalog,
@@ -63,7 +64,7 @@ class TaskTypeModel(_Model):
     max_leases: Annotated[int, Field(ge=1, le=500, strict=True)] = 20
     tools: Annotated[list[Name], Field(max_length=64)] = []
     chain: ChainModel = ChainModel()
-    max_actions: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 1000
+    max_actions: Annotated[int, Field(ge=1, le=10_000, strict=True)] = MOST_ACTIONS
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Annotated, Final
+import math
+from datetime import date, timedelta
+from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
@@ -27,3 +28,34 @@ Duration = Annotated[
         }
     ),
 ]
+
+
+def _json(value: object) -> object:
+    """What JSON can say as well.
+
+    Raises:
+        ValueError: YAML reads something else here; says what, and where within the value.
+    """
+    match value:
+        case float() if not math.isfinite(value):
+            message = "JSON has no such number: give another, or put it in quotes"
+        case str() | bool() | int() | float() | None:
+            return value
+        case dict() | list():
+            for step, item in value.items() if isinstance(value, dict) else enumerate(value):
+                try:
+                    _json(item)
+                except ValueError as error:
+                    message = f"{step}: {error}"
+                    break
+            else:
+                return value
+        case date():
+            message = "is read as a date: put it in quotes"
+        case _:
+            message = f"JSON has no {type(value).__name__}: put it in quotes"
+    raise ValueError(message)
+
+
+JsonObject = Annotated[dict[str, Any], BeforeValidator(_json)]
+"""Arguments of a tool, as an agent would send them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Sequence
@@ -62,6 +63,33 @@ def fingerprint(find: Callable[[], Iterable[Path]], refusal: type[Exception]) ->
     except (OSError, refusal) as error:
         digest.update(type(error).__name__.encode())
     return digest.hexdigest()
+
+
+def files_below(folder: Path, suffix: str) -> list[Path]:
+    """The files below `folder` whose names end so, sorted. What begins with a dot is skipped, as in Kubernetes' mounts.
+
+    Raises:
+        ConfigError: there is no such folder, or something below cannot be looked into.
+    """
+    if not folder.is_dir():
+        what = "there is no such folder: make it, or correct the path"
+        raise ConfigError([Problem(file=str(folder), line=0, field="", what=what)])
+    problems: list[Problem] = []
+
+    def unreadable(error: OSError) -> None:
+        what = f"cannot be read: {error.strerror}: nothing may be left out"
+        problems.append(Problem(file=str(error.filename), line=0, field="", what=what))
+
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        linked = [Path(place, name) for name in folders if Path(place, name).is_symlink()]
+        what = "is a link to a folder: put the folder itself here, or links to its files"
+        problems.extend(Problem(file=str(path), line=0, field="", what=what) for path in linked)
+        found += [Path(place, name) for name in files if name.endswith(suffix) and not name.startswith(".")]
+    if problems:
+        raise ConfigError(problems)
+    return sorted(found)
 
 
 def read_yaml(path: Path) -> CommentedMap:

@@ -142,6 +142,10 @@ class Tool:
         )
 
 
+MOST_ACTIONS: Final = 1000
+"""How long a task's chain may get, where its type does not say."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskType:
     """A kind of work: what such a task may use, where, and within which limits."""
@@ -155,7 +159,7 @@ class TaskType:
     max_leases: int
     tools: frozenset[str] = frozenset()
     chain: ChainRule = ANY_CHAIN
-    max_actions: int = 1000
+    max_actions: int = MOST_ACTIONS
     """How long a task's chain may get."""
 
 

@@ -49,3 +49,9 @@ def labels_of(reads: Reads) -> frozenset[str]:
     if reads.origin is Origin.UNTRUSTED:
         labels.add(UNTRUSTED)
     return frozenset(labels)
+
+
+LABELS: Final = frozenset().union(
+    *(labels_of(Reads(classification=level, origin=origin)) for level in Classification for origin in Origin)
+)
+"""Every label there is."""

@@ -133,9 +133,7 @@ class AuthorizeAction:
             return _again(facts.under_key, call, catalog)
         chain = await self._chains.up_to(task_id, facts.length)
         task_type = catalog.task_types.get(task.task_type)
-        demand_room(
-            facts.length, len(facts.denied), most=task_type.max_actions if task_type is not None else 0
-        )
+        demand_room(facts.length, len(facts.denied), task_type)
         tool = catalog.tools.get(call.tool)
         context = _context(caller, task, tool, call, facts, chain, now)
         if context.fingerprint is Fingerprint.CHANGED:  # C2

@@ -101,7 +101,7 @@ class DecideAcquisition:
         catalog = self._catalogs.current()
         chain = await self._chains.up_to(task.task_id, facts.length)
         task_type = catalog.task_types.get(task.task_type)
-        demand_room(facts.length, len(facts.denied), most=task_type.max_actions if task_type else 1)
+        demand_room(facts.length, len(facts.denied), task_type)
         context = AcquireContext(
             caller=caller.peer.spiffe_id,
             task=task,

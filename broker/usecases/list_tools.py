@@ -48,7 +48,7 @@ class ListTools:
         if task_type is None:
             return ()
         try:
-            demand_room(facts.length, len(facts.denied), most=task_type.max_actions)
+            demand_room(facts.length, len(facts.denied), task_type)
         except ActionLimitReachedError:
             return ()
         chain = await self._chains.up_to(task_id, facts.length)

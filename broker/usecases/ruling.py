@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Final
 
 from broker.domain.actions import Action, ActionKind
-from broker.domain.catalog import CredentialRole, TaskType, Tool
+from broker.domain.catalog import MOST_ACTIONS, CredentialRole, TaskType, Tool
 from broker.domain.chain_rule import ANY_CHAIN
 from broker.domain.decision import AcquireContext, CallContext, Decision, Verdict
 from broker.domain.effects import EVERY_VERB, Effect
@@ -134,13 +134,13 @@ def link_of(
     )
 
 
-def demand_room(length: int, denied: int, *, most: int) -> None:
-    """See that there is room for one more action.
+def demand_room(length: int, denied: int, task_type: TaskType | None) -> None:
+    """See that there is room for one more action; `task_type` is None when the catalog has it no more.
 
     Raises:
         ActionLimitReachedError: there is none.
     """
-    if length >= most:
+    if length >= (MOST_ACTIONS if task_type is None else task_type.max_actions):
         text = f"the task has had {length} actions, as many as its type allows"
         raise ActionLimitReachedError(text)
     if denied >= MOST_DENIED:

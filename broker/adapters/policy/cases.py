@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from broker.adapters.policy.cedar import DECISION_PREFIX, ERROR
 from broker.adapters.policy.facts import Context
+from broker.config.fields import JsonObject
 from broker.config.reading import (
     ConfigError,
     Problem,
+    files_below,
     line_of,
     parse_duration,
     plain,
@@ -25,17 +28,17 @@ from broker.config.reading import (
 from broker.domain.actions import Chain, digest_of
 from broker.domain.catalog import AgentClass, Catalog, TaskType
 from broker.domain.decision import AcquireContext, CallContext, Decision, DeclareContext, Fingerprint
+from broker.domain.flows import LABELS
 from broker.domain.identifiers import TaskId
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Scope, Task
 from broker.ports.policy import PolicyEngine
 
-PATTERN: Final = "*.test.yaml"
+SUFFIX: Final = ".test.yaml"
 _WHEN: Final = datetime(2026, 3, 2, 12, tzinfo=UTC)  # a Monday
 _TASK: Final = TaskId("task-of-a-policy-test")
 _NOWHERE: Final = "example.test"
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
-_PREFIX: Final = "cedar:"
 
 _Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 _Count = Annotated[int, Field(ge=0, strict=True)]
@@ -82,7 +85,7 @@ class CaseModel(_Model):
     task: TaskModel
     tool: str | None = None
     role: str | None = None
-    arguments: dict[str, Any] = {}
+    arguments: JsonObject = {}
     labels: _Names = []
     steps: _Names = []
     denials: _Count = 0
@@ -90,12 +93,16 @@ class CaseModel(_Model):
     live_leases: _Count = 0
     oldest_lease: _Duration | None = None
     at: Annotated[datetime, BeforeValidator(_aware)] = _WHEN
-    expect: Literal["allow", "deny"]
+    expect: Literal["allow", "deny"] | None = None
+    """Left out, it is there to be explained, and is no test."""
     because: _Names | None = None
     """The ids of the policies that determine it: these and no others. Left out, only the verdict counts."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.because is not None and self.expect is None:
+            message = "because: say with expect what it is a reason for"
+            raise ValueError(message)
         if self.action == "call" and (self.tool is None or self.role is not None):
             message = "tool: a call is one of a tool: give tool, and no role"
             raise ValueError(message)
@@ -121,6 +128,8 @@ class CaseResult:
     file: str
     line: int
     name: str
+    expected: bool
+    """Whether the case says what has to come out."""
     passed: bool
     context: Context
     """What was asked."""
@@ -141,9 +150,7 @@ def run_cases(policies: PolicyEngine, catalog: Catalog, folder: Path) -> list[Ca
     """
     problems: list[Problem] = []
     found: list[tuple[Path, int, CaseModel]] = []
-    for path in sorted(folder.rglob(PATTERN)):
-        if any(part.startswith(".") for part in path.relative_to(folder).parts):
-            continue
+    for path in files_below(folder, SUFFIX):
         try:
             found.extend(_read(path, catalog))
         except ConfigError as error:
@@ -189,12 +196,21 @@ def _unlisted(case: CaseModel, catalog: Catalog) -> list[tuple[str, str]]:
         ("role", case.role, list(catalog.credential_roles)),
         *(("task.roles", name, list(catalog.credential_roles)) for name in case.task.roles or ()),
         *(("task.tools", name, list(catalog.tools)) for name in case.task.tools or ()),
+        *(("steps", name, [*catalog.tools, *catalog.credential_roles]) for name in case.steps),
     ]
     for field, name, listed in named:
         if name is not None and name not in listed:
             wrong.append(
                 (field, f"the catalog has no {name!r}{suggestion(name, listed)}: give a name of the catalog")
             )
+    wrong.extend(
+        (
+            "labels",
+            f"there is no label {name!r}{suggestion(name, LABELS)}: give one of {', '.join(sorted(LABELS))}",
+        )
+        for name in case.labels
+        if name not in LABELS
+    )
     if not _SEGMENT.fullmatch(case.instance):
         wrong.append(("instance", "give a name of letters, digits and . _ -"))
     return wrong
@@ -205,19 +221,32 @@ def _run(policies: PolicyEngine, catalog: Catalog, file: str, line: int, case: C
     decision = _decide(policies, context, catalog)
     verdict = "allow" if decision.allowed else "deny"
     because = sorted(
-        policy.removeprefix(_PREFIX) for policy in decision.policies if policy.startswith(_PREFIX)
+        policy.removeprefix(DECISION_PREFIX)
+        for policy in decision.policies
+        if policy.startswith(DECISION_PREFIX)
     )
-    beyond = [policy for policy in decision.policies if not policy.startswith(_PREFIX)]
+    beyond = [policy for policy in decision.policies if not policy.startswith(DECISION_PREFIX)]
     said = f"{verdict} because of {', '.join(because or beyond) or 'nothing'}"
     if decision.text:
         said += f" ({decision.text})"
     text = ""
-    if verdict != case.expect:
+    if case.expect not in {None, verdict}:
         text = f"expected {case.expect}, got {said}"
-    elif case.because is not None and because != sorted(name.removeprefix(_PREFIX) for name in case.because):
+    elif ERROR in decision.policies and case.expect is not None and case.because is None:
+        text = f"expected {case.expect}, and a policy failed: that is a denial, but not one that was meant: {said}"
+    elif case.because is not None and because != sorted(
+        name.removeprefix(DECISION_PREFIX) for name in case.because
+    ):
         text = f"expected {case.expect} because of {', '.join(case.because) or 'nothing'}, got {said}"
     return CaseResult(
-        file=file, line=line, name=case.name, passed=not text, context=context, decision=decision, text=text
+        file=file,
+        line=line,
+        name=case.name,
+        expected=case.expect is not None,
+        passed=not text,
+        context=context,
+        decision=decision,
+        text=text,
     )
 
 

@@ -32,8 +32,10 @@ from broker.domain.errors import DenialClass, PolicyDeniedError
 
 logger = logging.getLogger(__name__)
 
-DEFAULT: Final = "cedar:default"
-ERROR: Final = "cedar:error"
+DECISION_PREFIX: Final = "cedar:"
+"""Before the ids of policies, in decisions."""
+DEFAULT: Final = f"{DECISION_PREFIX}default"
+ERROR: Final = f"{DECISION_PREFIX}error"
 _ENTITIES: Final = 8192
 _STRICTEST: Final = (DenialClass.STRUCTURAL, DenialClass.GRANTABLE, DenialClass.TRANSIENT)
 T = TypeVar("T")
@@ -144,7 +146,7 @@ class CedarPolicies:
             )
             return _failed(answer.failing)
         determining = tuple(self._by_id[name] for name in answer.determining)
-        named = tuple(f"cedar:{policy.policy_id}" for policy in determining)
+        named = tuple(f"{DECISION_PREFIX}{policy.policy_id}" for policy in determining)
         if answer.allowed and determining and all(policy.permits for policy in determining):
             return Decision(verdict=Verdict.ALLOW, policies=named)
         if not determining:
@@ -206,7 +208,7 @@ def _denied(policies: tuple[str, ...], text: str, denial_class: DenialClass) -> 
 
 def _failed(failing: tuple[str, ...]) -> Decision:
     """Structural: nobody may be asked to grant what was not decided."""
-    policies = (ERROR, *(f"cedar:{name}" for name in failing))
+    policies = (ERROR, *(f"{DECISION_PREFIX}{name}" for name in failing))
     return _denied(policies, "the policies could not decide this", DenialClass.STRUCTURAL)
 
 

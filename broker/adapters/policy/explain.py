@@ -56,6 +56,8 @@ class Determining:
 
     policy_id: str
     permits: bool
+    place: str
+    """File and line."""
     says: str
     text: str
     """In Cedar."""
@@ -67,6 +69,7 @@ class NotHeld:
     """A policy that would have permitted, and the part of it that did not hold."""
 
     policy_id: str
+    place: str
     part: str
     """`principal`, `action`, `resource` or `condition`."""
     text: str
@@ -93,7 +96,7 @@ class Explanation:
         if decision.text:
             lines.append(f"the agent is told: {decision.text}")
         for one in self.determining:
-            lines.append(f"\n{one.policy_id} {'permits' if one.permits else 'forbids'} it:")
+            lines.append(f"\n{one.policy_id} {'permits' if one.permits else 'forbids'} it ({one.place}):")
             lines += [f"    {line}" for line in one.text.splitlines()]
             lines += [f"  {looked}" for looked in one.looked]
         if self.differ:
@@ -147,8 +150,8 @@ def _words(facts: Facts) -> str:
 
 def _would_permit(one: NotHeld) -> str:
     if one.part != "condition":
-        return f"{one.policy_id} would permit it, but is about another {one.part}: {one.text}"
-    return f"{one.policy_id} would permit it, but this does not hold: {one.text}; {_because(one.looked)}"
+        return f"{one.policy_id} ({one.place}) would permit it, but is about another {one.part}: {one.text}"
+    return f"{one.policy_id} ({one.place}) would permit it, but this does not hold: {one.text}; {_because(one.looked)}"
 
 
 def _because(looked: tuple[Looked, ...]) -> str:
@@ -159,6 +162,7 @@ def _determining(policy: Policy, facts: Facts) -> Determining:
     return Determining(
         policy_id=policy.policy_id,
         permits=policy.permits,
+        place=policy.place,
         says=policy.says,
         text=policy.as_text(),
         looked=_looked(policy.tree.get("conditions", []), facts),
@@ -171,7 +175,13 @@ def _not_held(policies: CedarPolicies, policy: Policy, facts: Facts) -> NotHeld 
         scope = {one: policy.tree[one] if one == part else _EVERYTHING for one in _PARTS}
         if not _holds(policies, facts, {**scope, "conditions": []}):
             text = _text({**scope, "conditions": []})
-            return NotHeld(policy_id=policy.policy_id, part=part, text=_scope_text(text, part), looked=())
+            return NotHeld(
+                policy_id=policy.policy_id,
+                place=policy.place,
+                part=part,
+                text=_scope_text(text, part),
+                looked=(),
+            )
     open_scope = dict.fromkeys(_PARTS, _EVERYTHING)
     for condition in policy.tree.get("conditions", []):
         for upto, last in _prefixes(condition):
@@ -180,7 +190,11 @@ def _not_held(policies: CedarPolicies, policy: Policy, facts: Facts) -> NotHeld 
                 clause = text[text.index(f"{last['kind']} {{") :].rstrip(";").strip()
                 looked = _looked([last], facts)
                 return NotHeld(
-                    policy_id=policy.policy_id, part="condition", text=" ".join(clause.split()), looked=looked
+                    policy_id=policy.policy_id,
+                    place=policy.place,
+                    part="condition",
+                    text=" ".join(clause.split()),
+                    looked=looked,
                 )
     return None
 

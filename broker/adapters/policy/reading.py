@@ -7,7 +7,6 @@ schema, and says nothing that this broker does not understand.
 from __future__ import annotations
 
 import json
-import os
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ import cedarpy
 
 from broker.adapters.policy.expressions import asked_paths, operators
 from broker.adapters.policy.schema import Attributes
-from broker.config.reading import Problem, suggestion
+from broker.config.reading import ConfigError, Problem, files_below, suggestion
 from broker.domain.errors import DenialClass
 
 SUFFIX: Final = ".cedar"
@@ -38,12 +37,8 @@ ARGUMENTS: Final = ("context", "asserted", "arguments")
 _SCHEMA_TYPES: Final = {"AgentClass": "agent class", "Tool": "tool", "CredentialRole": "credential role"}
 
 
-class PolicyFilesError(Exception):
+class PolicyFilesError(ConfigError):
     """The policies cannot be used; says everything that is wrong with them at once."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(map(str, problems)))
-        self.problems = tuple(problems)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +55,11 @@ class Policy:
     """What the caller is told; of forbids alone."""
     tree: Mapping[str, Any]
     """Cedar's JSON form of it."""
+
+    @property
+    def place(self) -> str:
+        """File and line."""
+        return f"{self.file}:{self.line}" if self.line else self.file
 
     def as_text(self) -> str:
         """In Cedar's own words."""
@@ -82,30 +82,15 @@ def tidied(text: str) -> str:
 
 
 def policy_files(folder: Path) -> list[Path]:
-    """The policy files below `folder`, sorted. What begins with a dot is skipped, as in Kubernetes' mounts.
+    """The policy files below `folder`, sorted.
 
     Raises:
         PolicyFilesError: there is no such folder, or it cannot be read.
     """
-    if not folder.is_dir():
-        what = "there is no such folder: make it, or correct the path"
-        raise PolicyFilesError([Problem(file=str(folder), line=0, field="", what=what)])
-    problems: list[Problem] = []
-
-    def unreadable(error: OSError) -> None:
-        what = f"cannot be read: {error.strerror}: nothing may be left out"
-        problems.append(_problem(str(error.filename), 0, "", what))
-
-    found: list[Path] = []
-    for place, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        linked = [Path(place, name) for name in folders if Path(place, name).is_symlink()]
-        what = "is a link to a folder: put the folder itself here, or links to its files"
-        problems.extend(_problem(str(path), 0, "", what) for path in linked)
-        found += [Path(place, name) for name in files if name.endswith(SUFFIX) and not name.startswith(".")]
-    if problems:
-        raise PolicyFilesError(problems)
-    return sorted(found)
+    try:
+        return files_below(folder, SUFFIX)
+    except ConfigError as error:
+        raise PolicyFilesError(error.problems) from error
 
 
 def read_policies(folder: Path, schema: cedarpy.Schema, attributes: Attributes) -> tuple[Policy, ...]:

@@ -156,7 +156,21 @@ WRONG: dict[str, tuple[str, str]] = {
         CASE.replace("type: reconcile", "type: reconcile, intend: x"),
         "all.test.yaml:5: cases.0.task.intend: unknown key (did you mean 'intent'?): remove it",
     ),
-    "nothing expected": (CASE.replace("    expect: allow\n", ""), "all.test.yaml:2: cases.0.expect: is missing: add it"),
+    "a reason for nothing": (
+        CASE.replace("    expect: allow\n", "    because: [call]\n"),
+        "all.test.yaml:7: cases.0.because: say with expect what it is a reason for",
+    ),
+    "an unlisted step": (
+        CASE + "    steps: [read-order]\n",
+        "all.test.yaml:8: cases.0.steps: the catalog has no 'read-order' (did you mean 'read-orders'?): give a name of the catalog",
+    ),
+    "an unknown label": (
+        CASE + "    labels: [read.secret]\n",
+        (
+            "all.test.yaml:8: cases.0.labels: there is no label 'read.secret' (did you mean 'read.restricted'?): give one "
+            "of read.confidential, read.internal, read.restricted, untrusted"
+        ),
+    ),
     "another verdict": (CASE.replace("allow", "maybe"), "all.test.yaml:7: cases.0.expect: input should be 'allow' or 'deny'"),
     "an unlisted tool": (
         CASE.replace("read-orders", "read-order"),
@@ -200,3 +214,23 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         run_cases(policies, CATALOG, tmp_path)
     assert {Path(problem.file).name for problem in error.value.problems} == {"a.test.yaml", "b.test.yaml"}
+
+
+def test_a_policy_that_fails_is_no_denial_that_was_meant(tmp_path: Path) -> None:
+    failing = (
+        BASELINE
+        + '@id("adds") forbid(principal, action, resource) when { context.hour + 9223372036854775807 == 1 };'
+    )
+    (result,) = run(tmp_path, CASE.replace("allow", "deny"), failing)
+    assert not result.passed
+    assert "a policy failed: that is a denial, but not one that was meant" in result.text
+    (result,) = run(tmp_path, CASE.replace("allow", "deny") + "    because: [error, adds]\n", failing)
+    assert result.passed, result.text
+
+
+def test_a_folder_that_cannot_be_looked_into_is_no_folder_without_cases(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases" / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="is a link to a folder"):
+        run_cases(policies_of(tmp_path, BASELINE, CATALOG), CATALOG, tmp_path / "cases")

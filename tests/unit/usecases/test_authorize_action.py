@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +31,7 @@ from broker.domain.errors import (
     StoreUnavailableError,
     TaskNotActiveError,
     TaskNotFoundError,
+    TaskTypeNotAllowedError,
 )
 from broker.domain.flows import Origin, Reads
 from broker.domain.identifiers import ActionId
@@ -353,6 +355,17 @@ async def test_a_chain_has_an_end() -> None:
     with pytest.raises(ActionLimitReachedError):
         await broker.acquired(task)
     assert await broker.list_tools(a_caller(), task.task_id) == ()
+
+
+async def test_a_task_whose_type_left_the_catalog_is_told_that() -> None:
+    broker = a_world()
+    task = await broker.declared(scope=None)
+    await authorized(broker, task, "browse")
+    broker.catalogs.catalog = replace(broker.catalogs.catalog, task_types={})
+    for _ in range(2):
+        assert (await authorized(broker, task, "browse")).decision.reason == "TASK_TYPE_NOT_ALLOWED"
+        with pytest.raises(TaskTypeNotAllowedError):
+            await broker.acquired(task)
 
 
 async def test_whoever_was_denied_too_much_gets_nothing_more() -> None:
