@@ -127,9 +127,12 @@ class SyncTask:
 
         return self._loop.run(wait())
 
-    def acquire(self, role: str, *, within: timedelta = CALL_TIMEOUT) -> SyncCredential:
+    def acquire(
+        self, role: str, *, within: timedelta = CALL_TIMEOUT, fingerprint: bytes = b""
+    ) -> SyncCredential:
         """As `Task.acquire`."""
-        return self._loop.run(self._task._acquire_as(role, within, self._made))  # noqa: SLF001 - its twin
+        work = self._task._acquire_as(role, within, fingerprint, self._made)  # noqa: SLF001 - its twin
+        return self._loop.run(work)
 
     def tools(self) -> list[Tool]:
         """As `Task.tools`."""

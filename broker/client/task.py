@@ -130,7 +130,9 @@ class Task:
             return f"Task({self._declaration.task_type!r}, not entered)"
         return f"Task({self._declaration.task_type!r}, task_id={self.task_id!r}, state={self.state})"
 
-    async def acquire(self, role: str, *, within: timedelta = CALL_TIMEOUT) -> Credential:
+    async def acquire(
+        self, role: str, *, within: timedelta = CALL_TIMEOUT, fingerprint: bytes = b""
+    ) -> Credential:
         """Acquire a credential for a role of the declared scope.
 
         The broker renews it for as long as the task lives; it is taken back when the task ends, if not before.
@@ -138,6 +140,8 @@ class Task:
         Args:
             role: a credential role that the task was declared with.
             within: how long to try, when the broker or Vault is away.
+            fingerprint: digest of model, prompt and tool schemas as they are now; another one than at the declaration
+                ends the task.
 
         Raises:
             Denied: not allowed; `denial_class` says whether to stop, to ask or to wait.
@@ -145,12 +149,15 @@ class Task:
             LimitReached: too many credentials or calls at once.
             Unavailable: broker, store or Vault; nothing was handed out.
         """
-        return await self._acquire_as(role, within, lambda answer: Credential(answer, self.release))
+        return await self._acquire_as(
+            role, within, fingerprint, lambda answer: Credential(answer, self.release)
+        )
 
     async def _acquire_as(
         self,
         role: str,
         within: timedelta,
+        fingerprint: bytes,
         make: Callable[[credentials_pb2.AcquireCredentialResponse], AnyCredential],
     ) -> AnyCredential:
         """`acquire` for both twins."""
@@ -161,7 +168,7 @@ class Task:
             async with asyncio.timeout(None) as until_ended:
                 self._pending.add(until_ended)
                 try:
-                    answer = await self._acquire(role, within)
+                    answer = await self._acquire(role, within, fingerprint)
                 finally:
                     self._pending.discard(until_ended)
         except TimeoutError:
@@ -376,12 +383,17 @@ class Task:
             what,
         )
 
-    async def _acquire(self, role: str, within: timedelta) -> credentials_pb2.AcquireCredentialResponse:
+    async def _acquire(
+        self, role: str, within: timedelta, fingerprint: bytes
+    ) -> credentials_pb2.AcquireCredentialResponse:
         end = asyncio.get_running_loop().time() + within.total_seconds()
         while True:
             left = timedelta(seconds=end - asyncio.get_running_loop().time())
             request = credentials_pb2.AcquireCredentialRequest(
-                task_id=self.task_id, role=role, idempotency_key=secrets.token_urlsafe(24)
+                task_id=self.task_id,
+                role=role,
+                idempotency_key=secrets.token_urlsafe(24),
+                fingerprint=fingerprint,
             )
             try:
                 return await self._connection.call(lambda line: line.acquire, request, within=left)

@@ -57,15 +57,25 @@ class DeclareContext:
     at: datetime
 
 
+class Fingerprint(StrEnum):
+    """What the agent says of its model, prompt and tool schemas, against what it said when it declared the task."""
+
+    SAME = "same"
+    ABSENT = "absent"
+    """It said nothing: at the declaration, or now."""
+    CHANGED = "changed"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcquireContext:
-    """What is known when a credential is asked for."""
+    """What is known when a credential is asked for. Asserted by the agent: the fingerprint."""
 
     caller: SpiffeId
     task: Task
     role_name: str
     role: CredentialRole | None
     """The catalog's entry, which names destination and classification; None when unlisted."""
+    fingerprint: Fingerprint = Fingerprint.ABSENT
     live_leases: int
     earlier_denials: int
     at: datetime
@@ -94,15 +104,6 @@ class CallContext:
     oldest_lease: datetime | None = None
 
 
-class Fingerprint(StrEnum):
-    """What the agent says of its model, prompt and tool schemas, against what it said when it declared the task."""
-
-    SAME = "same"
-    ABSENT = "absent"
-    """It said nothing: at the declaration, or now."""
-    CHANGED = "changed"
-
-
 def as_facts(context: DeclareContext | AcquireContext | CallContext) -> Mapping[str, object]:
     """The context as plain data, for the audit record of the decision. Holds no secret."""
     match context:
@@ -120,6 +121,7 @@ def as_facts(context: DeclareContext | AcquireContext | CallContext) -> Mapping[
                 "intent": context.task.intent,
                 "environment": context.task.environment,
                 "role": context.role_name,
+                "fingerprint": context.fingerprint.value,
                 "live_leases": context.live_leases,
                 "earlier_denials": context.earlier_denials,
             }

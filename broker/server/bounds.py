@@ -75,6 +75,10 @@ class Problems:
         """As catalogs name things."""
         self.check(bool(NAME.fullmatch(value)), field, "1 to 64 characters of a-z, 0-9 and '-'")
 
+    def fingerprint(self, value: bytes, field: str) -> None:
+        """A digest of whatever the agent is made of."""
+        self.check(len(value) <= MAX_FINGERPRINT, field, f"at most {MAX_FINGERPRINT} bytes")
+
     def text(self, value: str, field: str, *, most: int, least: int = 0) -> None:
         """Words, without control characters."""
         self.check(least <= len(value) <= most, field, f"{least} to {most} characters")
@@ -121,9 +125,7 @@ def declaration(request: tasks_pb2.DeclareTaskRequest) -> Declaration:
         problems.name(tool, f"scope.tools[{index}]")
     if request.environment:
         problems.name(request.environment, "environment")
-    problems.check(
-        len(request.fingerprint) <= MAX_FINGERPRINT, "fingerprint", f"at most {MAX_FINGERPRINT} bytes"
-    )
+    problems.fingerprint(request.fingerprint, "fingerprint")
     if request.idempotency_key:
         problems.check(
             bool(KEY.fullmatch(request.idempotency_key)),
@@ -159,9 +161,13 @@ def acquisition(request: credentials_pb2.AcquireCredentialRequest) -> Acquisitio
         "idempotency_key",
         "8 to 128 printable ASCII characters without spaces, new for each credential wanted",
     )
+    problems.fingerprint(request.fingerprint, "fingerprint")
     problems.raise_any()
     return Acquisition(
-        task_id=TaskId(request.task_id), role=request.role, idempotency_key=request.idempotency_key
+        task_id=TaskId(request.task_id),
+        role=request.role,
+        idempotency_key=request.idempotency_key,
+        fingerprint=request.fingerprint,
     )
 
 

@@ -11,9 +11,10 @@ from broker.domain.actions import ActionOutcome
 from broker.domain.catalog import Obligations, Tool
 from broker.domain.errors import DenialClass
 from broker.domain.identifiers import ActionId, TaskId
-from broker.server.bounds import IDENTIFIER, KEY, MAX_FINGERPRINT, Problems, task_id
+from broker.server.bounds import IDENTIFIER, KEY, Problems, task_id
 from broker.server.wire import timestamp
-from broker.usecases.authorize_action import Authorization, Call
+from broker.usecases.authorize_action import Authorization
+from broker.usecases.judging import Call
 
 MAX_ARGUMENTS: Final = 16 * 1024
 MAX_CALLS: Final = 50
@@ -129,9 +130,7 @@ def arguments_of(text: str) -> Mapping[str, object]:
 
 def _call(call: tools_pb2.Call, field: str, problems: Problems) -> Call:
     problems.name(call.tool, f"{field}.tool")
-    problems.check(
-        len(call.fingerprint) <= MAX_FINGERPRINT, f"{field}.fingerprint", f"at most {MAX_FINGERPRINT} bytes"
-    )
+    problems.fingerprint(call.fingerprint, f"{field}.fingerprint")
     if call.idempotency_key:
         problems.check(
             bool(KEY.fullmatch(call.idempotency_key)),

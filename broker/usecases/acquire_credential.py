@@ -2,7 +2,8 @@
 
     A1  load the task; it must be the caller's, and active
     A2  an idempotency key that was used before: the same answer, or a refusal
-    A3  decide with the full context; a denial is durable before it is answered
+    A3  decide with the full context; a denial is durable before it is answered (another fingerprint than at the
+        declaration ends the task as well)
     A4  the task's token (after a restart, or a doubt, another one)
     A5  decision and intent durable, with that token's accessor          ── rule R1
     A6  Vault makes the credential
@@ -20,7 +21,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.catalog import CredentialRole, Destination
@@ -29,6 +30,7 @@ from broker.domain.changes import RevokeLease as RevokeLeaseChange
 from broker.domain.errors import (
     BrokerError,
     CredentialBackendUnavailableError,
+    FingerprintChangedError,
     IdempotencyKeyReusedError,
     InstanceQuarantinedError,
     LeaseNotLiveError,
@@ -38,7 +40,7 @@ from broker.domain.identifiers import LeaseId, TaskId, VaultLeaseId
 from broker.domain.lease import Lease, LeaseState, RevokeCause
 from broker.domain.secret import Secret
 from broker.domain.spiffe import SpiffeId
-from broker.domain.task import TaskState
+from broker.domain.task import EndCause, Task, TaskEnd, TaskState
 from broker.ports.issuing import (
     CredentialIssuer,
     IssuedCredential,
@@ -81,6 +83,16 @@ class _UnderKey:
     forget_at: datetime
 
 
+class TaskEnder(Protocol):
+    """What ends tasks: usecases.end_task."""
+
+    async def __call__(
+        self, task_id: TaskId, end: TaskEnd, *, actor: str, request_id: str = ""
+    ) -> Task | None:
+        """End it, and revoke what it holds."""
+        ...
+
+
 class AcquireCredential:
     """See the module."""
 
@@ -109,6 +121,8 @@ class AcquireCredential:
         self._timeout = timeout
         self._under_key: dict[_Key, _UnderKey] = {}
         self._being_made: set[LeaseId] = set()
+        self.end_task: TaskEnder | None = None
+        """Ends a task whose agent is no longer what it was; set by EndTask, which needs this one first."""
         self._decide = DecideAcquisition(
             store=store,
             catalogs=catalogs,
@@ -169,7 +183,14 @@ class AcquireCredential:
             del self._under_key[key]
 
     async def _acquire(self, caller: Caller, request: Acquisition) -> Acquired:
-        intent = await self._chains.decided(request.task_id, lambda: self._decide(caller, request))
+        try:
+            intent = await self._chains.decided(request.task_id, lambda: self._decide(caller, request))
+        except FingerprintChangedError:
+            if self.end_task is not None:
+                end = TaskEnd(cause=EndCause.FINGERPRINT_CHANGED, at=self._clock.now())
+                actor = str(caller.peer.spiffe_id)
+                await self.end_task(request.task_id, end, actor=actor, request_id=caller.request_id)
+            raise
         lease, role = intent.lease, intent.role
         try:
             credential = await self._issue(caller, lease, intent.grant, role)  # A6

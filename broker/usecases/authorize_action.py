@@ -12,51 +12,27 @@ A refusal is an answer, not an error: it is a link of the chain as well, and its
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Final
 
-from broker.domain.actions import Action, Chain, digest_of
+from broker.domain.actions import Action, digest_of
 from broker.domain.audit import AuditEvent, AuditKind
-from broker.domain.catalog import NO_OBLIGATIONS, Catalog, Obligations, Tool
+from broker.domain.catalog import NO_OBLIGATIONS, Catalog, Obligations
 from broker.domain.changes import Append, RecordAction
-from broker.domain.decision import CallContext, Decision, Fingerprint, Verdict, as_facts
-from broker.domain.errors import (
-    DenialClass,
-    FingerprintChangedError,
-    IdempotencyKeyReusedError,
-)
+from broker.domain.decision import CallContext, Decision, Verdict, as_facts
+from broker.domain.errors import IdempotencyKeyReusedError
 from broker.domain.identifiers import TaskId
-from broker.domain.task import EndCause, Task, TaskEnd
+from broker.domain.task import EndCause, TaskEnd
 from broker.ports.arguments import ArgumentChecker
 from broker.ports.policy import CatalogSource, PolicyEngine
-from broker.ports.store import ActionFacts, Store
+from broker.ports.store import Store
 from broker.ports.system import Clock, Ids, Steps
 from broker.usecases.caller import Caller
 from broker.usecases.chains import Chains
-from broker.usecases.deciding import decide
 from broker.usecases.end_task import EndTask
+from broker.usecases.judging import Around, Call, judge_call
 from broker.usecases.ownership import own_active_task
-from broker.usecases.ruling import Ruling, demand_room, link_of, refusal_facts, rule
-
-_FINGERPRINT_CHANGED: Final = Decision(
-    verdict=Verdict.DENY,
-    policies=("tasklease:fingerprint",),
-    reason=FingerprintChangedError.reason,
-    text="model, prompt or tool schemas are not those that the task was declared with: the task is ended",
-    denial_class=DenialClass.STRUCTURAL,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """What an agent wants to do."""
-
-    tool: str
-    arguments: Mapping[str, object]
-    fingerprint: bytes = b""
-    idempotency_key: str | None = None
+from broker.usecases.ruling import Ruling, link_of, refusal_facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,24 +108,16 @@ class AuthorizeAction:
         if facts.under_key is not None:
             return _again(facts.under_key, call, catalog)
         chain = await self._chains.up_to(task_id, facts.length)
-        task_type = catalog.task_types.get(task.task_type)
-        demand_room(facts.length, len(facts.denied), task_type)
-        tool = catalog.tools.get(call.tool)
-        context = _context(caller, task, tool, call, facts, chain, now)
-        if context.fingerprint is Fingerprint.CHANGED:  # C2
-            ruling = Ruling(decision=_FINGERPRINT_CHANGED)
-        else:
-            in_reach = tool is not None and call.tool in task.scope.tools
-            if tool is not None and in_reach:
-                self._arguments.check(tool, call.arguments)  # C3
-            decision = decide(lambda: self._policy.decide_call(context, catalog))  # C4
-            effect = context.effect if in_reach else None
-            ruling = rule(decision, context, effect=effect, task_type=task_type, denied=facts.denied)
+        around = Around(caller=caller.peer.spiffe_id, task=task, facts=facts, chain=chain, now=now)
+        judged = judge_call(
+            around, call, catalog, policy=self._policy, arguments=self._arguments
+        )  # C2, C3, C4
+        context, ruling, tool = judged.context, judged.ruling, judged.context.tool
         action = link_of(context, ruling, self._ids.action_id(), idempotency_key=call.idempotency_key)
         await self._record(caller, context, action, ruling, catalog)  # C5
         self._chains.add(action)
         self._steps.reached("authorize.durable")
-        if context.fingerprint is Fingerprint.CHANGED:
+        if judged.ends_the_task:
             end = TaskEnd(cause=EndCause.FINGERPRINT_CHANGED, at=now)
             await self._end_task(task_id, end, actor=str(caller.peer.spiffe_id), request_id=caller.request_id)
         return Authorization(
@@ -196,34 +164,4 @@ def _again(action: Action, call: Call, catalog: Catalog) -> Authorization:
         ),
         expected=frozenset(),
         obligations=tool.obligations if tool is not None and action.allowed else NO_OBLIGATIONS,
-    )
-
-
-def _context(  # noqa: PLR0913, PLR0917 - a context's parts
-    caller: Caller,
-    task: Task,
-    tool: Tool | None,
-    call: Call,
-    facts: ActionFacts,
-    chain: Chain,
-    now: datetime,
-) -> CallContext:
-    fingerprint = Fingerprint.ABSENT
-    if task.fingerprint and call.fingerprint:
-        same = task.fingerprint == call.fingerprint
-        fingerprint = Fingerprint.SAME if same else Fingerprint.CHANGED
-    return CallContext(
-        caller=caller.peer.spiffe_id,
-        task=task,
-        tool_name=call.tool,
-        tool=tool,
-        arguments=call.arguments,
-        arguments_digest=digest_of(call.arguments),
-        effect=None if tool is None else tool.effect(call.arguments),
-        fingerprint=fingerprint,
-        live_leases=facts.live_leases,
-        earlier_denials=chain.denials,
-        at=now,
-        chain=chain,
-        oldest_lease=facts.oldest_lease,
     )

@@ -28,9 +28,10 @@ from broker.ports.store import Conflict, ConflictError, Store
 from broker.ports.system import Clock, Ids, Steps
 from broker.usecases.caller import Caller
 from broker.usecases.chains import Chains
-from broker.usecases.deciding import decide, refuse
+from broker.usecases.deciding import refuse
+from broker.usecases.judging import Around, judge_acquisition
 from broker.usecases.ownership import own_active_task
-from broker.usecases.ruling import Ruling, demand_room, link_of, refusal_facts, rule
+from broker.usecases.ruling import Ruling, link_of, refusal_facts
 from broker.usecases.task_grants import TaskGrants
 
 
@@ -41,11 +42,13 @@ class Acquisition:
     task_id: TaskId
     role: str
     idempotency_key: str
+    fingerprint: bytes = b""
 
     @property
     def digest(self) -> str:
         """Tells two requests under one idempotency key apart."""
-        return hashlib.sha256(json.dumps([self.task_id, self.role]).encode()).hexdigest()
+        body = [self.task_id, self.role, *([self.fingerprint.hex()] if self.fingerprint else [])]
+        return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,27 +103,12 @@ class DecideAcquisition:
             raise IdempotentResultGoneError(facts.holds_key.lease_id)
         catalog = self._catalogs.current()
         chain = await self._chains.up_to(task.task_id, facts.length)
+        around = Around(caller=caller.peer.spiffe_id, task=task, facts=facts, chain=chain, now=now)
+        judged = judge_acquisition(
+            around, request.role, catalog, policy=self._policy, fingerprint=request.fingerprint
+        )  # A3
+        context, ruling, role = judged.context, judged.ruling, judged.context.role
         task_type = catalog.task_types.get(task.task_type)
-        demand_room(facts.length, len(facts.denied), task_type)
-        context = AcquireContext(
-            caller=caller.peer.spiffe_id,
-            task=task,
-            role_name=request.role,
-            role=catalog.credential_roles.get(request.role),
-            live_leases=facts.live_leases,
-            earlier_denials=chain.denials,
-            at=now,
-            chain=chain,
-            oldest_lease=facts.oldest_lease,
-        )
-        role = context.role
-        ruling = rule(
-            decide(lambda: self._policy.decide_acquisition(context, catalog)),  # A3
-            context,
-            effect=role.effect if role is not None and request.role in task.scope.roles else None,
-            task_type=task_type,
-            denied=facts.denied,
-        )
         action = link_of(context, ruling, self._ids.action_id())
         if not ruling.decision.allowed or role is None or task_type is None:
             await self._deny(caller, context, ruling, action)

@@ -44,6 +44,7 @@ class EndTask:
         self._store = store
         self._grants = grants
         self._acquire = acquire
+        acquire.end_task = self
         self._revoke_leases = revoke_leases
         self._events = events
         self._steps = steps

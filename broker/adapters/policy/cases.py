@@ -282,6 +282,7 @@ def _context(catalog: Catalog, case: CaseModel) -> Context:
             task=task,
             role_name=case.role,
             role=catalog.credential_roles[case.role],
+            fingerprint=case.task.fingerprint,
             live_leases=case.live_leases,
             earlier_denials=case.earlier_denials,
             at=case.at,

@@ -147,7 +147,7 @@ def _acquisition(context: AcquireContext) -> Facts:
         message = f"the catalog has no role {context.role_name!r}"
         raise CannotBeAskedError(message)
     said = _common(context, role.effect)
-    said["asserted"] = {"intent": context.task.intent}
+    said["asserted"] = {"intent": context.task.intent, "fingerprint": context.fingerprint.value}
     agent_class = _class_of(context.caller, context.task.agent_class)
     question = Question(agent_class=agent_class, action="acquire", resource=role.name)
     return Facts(question, context.caller, role, said)

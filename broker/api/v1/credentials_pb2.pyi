@@ -55,14 +55,16 @@ class Destination(_message.Message):
     def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ..., scheme: _Optional[str] = ...) -> None: ...
 
 class AcquireCredentialRequest(_message.Message):
-    __slots__ = ("task_id", "role", "idempotency_key")
+    __slots__ = ("task_id", "role", "idempotency_key", "fingerprint")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     role: str
     idempotency_key: str
-    def __init__(self, task_id: _Optional[str] = ..., role: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+    fingerprint: bytes
+    def __init__(self, task_id: _Optional[str] = ..., role: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., fingerprint: _Optional[bytes] = ...) -> None: ...
 
 class AcquireCredentialResponse(_message.Message):
     __slots__ = ("lease", "secret", "destination")

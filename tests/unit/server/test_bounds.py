@@ -102,6 +102,7 @@ BAD: dict[tuple[str, str], list[tuple[Any, str]]] = {
         )
     ],
     ("DeclareTask", "fingerprint"): [(b"x" * 65, "fingerprint")],
+    ("AcquireCredential", "fingerprint"): [(b"x" * 65, "fingerprint")],
     ("DeclareTask", "idempotency_key"): [(key, "idempotency_key") for key in KEYS],
     ("GetTask", "task_id"): [(name, "task_id") for name in NAMES],
     ("ListTasks", "page_size"): [(size, "page_size") for size in (-1, 201, 2**31 - 1, -(2**31))],
@@ -157,6 +158,7 @@ AT_THE_BOUND: list[tuple[str, dict[str, Any]]] = [
     ("DeclareTask", {"scope": {"roles": ["x" * 64]}}),
     ("DeclareTask", {"environment": "x" * 64}),
     ("DeclareTask", {"fingerprint": b"x" * 64}),
+    ("AcquireCredential", {"fingerprint": b"x" * 64}),
     ("DeclareTask", {"idempotency_key": "!" * 8}),
     ("DeclareTask", {"idempotency_key": "~" * 128}),
     ("GetTask", {"task_id": "x" * 64}),

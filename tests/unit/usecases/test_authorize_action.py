@@ -24,6 +24,7 @@ from broker.domain.errors import (
     DenialClass,
     EffectDeniedError,
     FieldInvalidError,
+    FingerprintChangedError,
     IdempotencyKeyReusedError,
     InstanceQuarantinedError,
     PolicyDeniedError,
@@ -37,14 +38,15 @@ from broker.domain.flows import Origin, Reads
 from broker.domain.identifiers import ActionId
 from broker.domain.lease import LeaseState
 from broker.domain.task import EndCause, Scope, Task, TaskState
-from broker.usecases.authorize_action import Authorization, Call
+from broker.usecases.authorize_action import Authorization
+from broker.usecases.judging import Call
 from broker.usecases.ruling import MOST_DENIED, STICKS_FOR
 from tests.contract.quarantining import INSTANCE, a_quarantine
 from tests.fakes.issuer import FakeIssuer
 from tests.fakes.samples import OTHER, OWNER, a_caller, a_catalog, a_role, a_tool
 from tests.fakes.store import FakeStore
 from tests.fakes.system import NOON, CountingIds, FakeClock
-from tests.unit.usecases.wiring import Broker, a_declaration
+from tests.unit.usecases.wiring import Broker, a_declaration, an_acquisition
 
 Context = DeclareContext | AcquireContext | CallContext
 READ = a_tool("read-orders", reads=Reads(classification=Classification.CONFIDENTIAL))
@@ -316,6 +318,24 @@ async def test_another_fingerprint_ends_the_task() -> None:
     assert (await broker.lease(acquired.lease.lease_id)).state is LeaseState.REVOKED
     with pytest.raises(TaskNotActiveError):
         await authorized(broker, task, "browse", fingerprint=b"one")
+
+
+async def test_another_fingerprint_gets_no_credential_and_ends_the_task() -> None:
+    broker = a_world()
+    task = await broker.declared(scope=None, fingerprint=b"one")
+    request = replace(an_acquisition(task), fingerprint=b"one")
+    held = await broker.acquire(a_caller(), request)
+    with pytest.raises(IdempotencyKeyReusedError):
+        await broker.acquire(a_caller(), replace(request, fingerprint=b"two"))
+    with pytest.raises(FingerprintChangedError):
+        await broker.acquire(a_caller(), replace(request, fingerprint=b"two", idempotency_key="another-key"))
+    assert (await broker.lease(held.lease.lease_id)).state is LeaseState.REVOKED
+    ended = await broker.task(task.task_id)
+    assert (ended.state, ended.end and ended.end.cause) == (TaskState.ENDED, EndCause.FINGERPRINT_CHANGED)
+    denial = next(
+        one.event for one in await broker.records() if one.event.kind == AuditKind.CREDENTIAL_DENIED
+    )
+    assert (denial.facts["reason"], denial.facts["fingerprint"]) == ("FINGERPRINT_CHANGED", "changed")
 
 
 async def test_others_tasks_and_ended_ones_have_no_calls() -> None:
