@@ -17,8 +17,8 @@ from typing import Final
 import pytest
 
 TESTS: Final = Path(__file__).parent
-ROOMS: Final = ("unit", "contract", "integration", "threats", "chaos")
-SLOWEST_FIRST: Final = ("chaos", "integration", "threats", "contract", "unit")
+ROOMS: Final = ("unit", "contract", "integration", "threats", "scenarios", "chaos")
+SLOWEST_FIRST: Final = ("chaos", "integration", "threats", "scenarios", "contract", "unit")
 ALONE: Final = ("integration/launching", "integration/containers", "threats/test_r4_launched_instances.py")
 """These take groups and ports of the whole machine, and look at all of its processes: nothing runs beside them."""
 

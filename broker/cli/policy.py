@@ -13,42 +13,31 @@ from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.policy.cedar import CedarPolicies
 from broker.adapters.policy.comparing import Change, changed_policies, flips
 from broker.adapters.policy.explain import Asked, explain
-from broker.adapters.policy.reading import PolicyFilesError
+from broker.adapters.policy.files import FixedPolicies
 from broker.adapters.policy.schema import schema_for
 from broker.cli.output import err, fail, out
-from broker.config.catalog import load_catalog
+from broker.cli.policy_inputs import (
+    WITHOUT,
+    CatalogOption,
+    DomainOption,
+    FolderArgument,
+    catalog_of,
+    policies_of,
+)
+from broker.cli.policy_simulate import simulate
 from broker.config.reading import ConfigError
 from broker.domain.catalog import Catalog
 
 app = typer.Typer(help="Check, test, compare and explain policies.", no_args_is_help=True)
 
-_WITHOUT: Final = "example.test"
 _COLOURS: Final = {Change.ADDED: "green", Change.REMOVED: "red", Change.CHANGED: "yellow"}
-FolderArgument = Annotated[
-    Path, typer.Argument(help="A folder of .cedar files, with .test.yaml files beside them.")
-]
-CatalogOption = Annotated[
-    Path, typer.Option("--catalog", help="The catalog: a YAML file, or a folder of them.")
-]
-DomainOption = Annotated[
-    str, typer.Option("--trust-domain", help="The broker's own, for classes that name none.")
-]
-
-
-class _Always:
-    """Implements bounded.PolicySource: the same policies at any time."""
-
-    def __init__(self, policies: CedarPolicies) -> None:
-        self._policies = policies
-
-    def current(self) -> CedarPolicies:
-        return self._policies
+app.command()(simulate)
 
 
 @app.command()
-def check(folder: FolderArgument, catalog: CatalogOption, trust_domain: DomainOption = _WITHOUT) -> None:
+def check(folder: FolderArgument, catalog: CatalogOption, trust_domain: DomainOption = WITHOUT) -> None:
     """Say everything that is wrong with the policies; exit code 0 when nothing is."""
-    policies = _policies(folder, _catalog(catalog, trust_domain))
+    policies = policies_of(folder, catalog_of(catalog, trust_domain))
     for notice in policies.notices:
         err.print(f"[yellow]without effect[/]: {notice}", highlight=False)
     out.print(f"[green]good[/]: {len(policies.policies)} policies")
@@ -57,14 +46,14 @@ def check(folder: FolderArgument, catalog: CatalogOption, trust_domain: DomainOp
 @app.command()
 def schema(catalog: CatalogOption) -> None:
     """Print the Cedar schema with the arguments of this catalog's tools, for editors."""
-    print(schema_for(_catalog(catalog, _WITHOUT)), end="")
+    print(schema_for(catalog_of(catalog, WITHOUT)), end="")
 
 
 @app.command(name="test")
-def run_tests(folder: FolderArgument, catalog: CatalogOption, trust_domain: DomainOption = _WITHOUT) -> None:
+def run_tests(folder: FolderArgument, catalog: CatalogOption, trust_domain: DomainOption = WITHOUT) -> None:
     """Run the cases beside the policies, within the catalog's bounds; exit code 1 when one fails."""
-    listed = _catalog(catalog, trust_domain)
-    results = _run(_policies(folder, listed), listed, folder)
+    listed = catalog_of(catalog, trust_domain)
+    results = _run(policies_of(folder, listed), listed, folder)
     if not results:
         fail(f"{folder}: there is no .test.yaml file: a policy without a test is a guess", code=2)
     unsaid = [result for result in results if not result.expected]
@@ -85,11 +74,11 @@ def explain_case(
     folder: FolderArgument,
     catalog: CatalogOption,
     case: Annotated[str, typer.Option(help="The case's name, or a part of it; all that fit are explained.")],
-    trust_domain: DomainOption = _WITHOUT,
+    trust_domain: DomainOption = WITHOUT,
 ) -> None:
     """Say of a case why it is decided as it is, and what would have to differ."""
-    listed = _catalog(catalog, trust_domain)
-    policies = _policies(folder, listed)
+    listed = catalog_of(catalog, trust_domain)
+    policies = policies_of(folder, listed)
     found = [result for result in _run(policies, listed, folder) if case in result.name]
     if not found:
         fail(f"{folder}: no case has {case!r} in its name", code=2)
@@ -112,11 +101,11 @@ def diff(
         Path | None,
         typer.Option(help="A folder of .test.yaml files; without it, those beside the new policies."),
     ] = None,
-    trust_domain: DomainOption = _WITHOUT,
+    trust_domain: DomainOption = WITHOUT,
 ) -> None:
     """Say which policies differ, and which cases they decide differently; exit code 1 when one is."""
-    listed = _catalog(catalog, trust_domain)
-    before, after = _policies(old, listed), _policies(new, listed)
+    listed = catalog_of(catalog, trust_domain)
+    before, after = policies_of(old, listed), policies_of(new, listed)
     for change, name in changed_policies(before.policies, after.policies):
         out.print(f"[{_COLOURS[change]}]{change.value}[/] {name}", highlight=False)
     folder = new if cases is None else cases
@@ -130,22 +119,8 @@ def diff(
     raise typer.Exit(1 if found else 0)
 
 
-def _catalog(path: Path, trust_domain: str) -> Catalog:
-    try:
-        return load_catalog(path, trust_domain=trust_domain)
-    except ConfigError as error:
-        fail(str(error), code=2)
-
-
-def _policies(folder: Path, catalog: Catalog) -> CedarPolicies:
-    try:
-        return CedarPolicies.load(folder, catalog)
-    except PolicyFilesError as error:
-        fail(str(error), code=2)
-
-
 def _run(policies: CedarPolicies, catalog: Catalog, folder: Path) -> list[CaseResult]:
     try:
-        return run_cases(BoundedPolicy(CatalogBoundsPolicy(), _Always(policies)), catalog, folder)
+        return run_cases(BoundedPolicy(CatalogBoundsPolicy(), FixedPolicies(policies)), catalog, folder)
     except ConfigError as error:
         fail(str(error), code=2)

@@ -39,6 +39,7 @@ class Answer:
     reason: str = ""
     """The ErrorInfo's; empty where the broker did not answer by itself (a failed handshake)."""
     text: str = ""
+    denial_class: str = ""
     message: Any = None
 
     @property
@@ -103,12 +104,12 @@ def attempt(call: Callable[[], Message]) -> Answer:
         return Answer(code=grpc.StatusCode.OK, message=call())
     except grpc.RpcError as error:
         status = rpc_status.from_call(error)  # type: ignore[arg-type]  # an RpcError of a call is the call
-        reason = ""
+        reason = denial_class = ""
         for detail in status.details if status else ():
             info = error_details_pb2.ErrorInfo()
             if detail.Unpack(info):
-                reason = info.reason
-        return Answer(code=error.code(), reason=reason, text=error.details() or "")
+                reason, denial_class = info.reason, info.metadata.get("denial_class", "")
+        return Answer(code=error.code(), reason=reason, text=error.details() or "", denial_class=denial_class)
 
 
 def svid_of(files: tuple[Path, Path, Path], spiffe_id: str) -> Svid:

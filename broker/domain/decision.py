@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from broker.domain.actions import NO_ACTIONS, Chain
 from broker.domain.catalog import CredentialRole, Tool
@@ -17,6 +18,9 @@ from broker.domain.effects import Effect
 from broker.domain.errors import DenialClass
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Scope, Task
+
+LONGEST_RECORDED: Final = 500
+"""Characters of an argument that a decision's record keeps."""
 
 
 class Verdict(StrEnum):
@@ -122,8 +126,7 @@ def as_facts(context: DeclareContext | AcquireContext | CallContext) -> Mapping[
                 "environment": context.task.environment,
                 "role": context.role_name,
                 "fingerprint": context.fingerprint.value,
-                "live_leases": context.live_leases,
-                "earlier_denials": context.earlier_denials,
+                **_around(context),
             }
             if context.role is not None:
                 destination = context.role.destination
@@ -136,10 +139,32 @@ def as_facts(context: DeclareContext | AcquireContext | CallContext) -> Mapping[
                 "environment": context.task.environment,
                 "tool": context.tool_name,
                 "effect": "" if context.effect is None else context.effect.as_text(),
+                "resource": "" if context.effect is None else context.effect.resource,
                 "arguments_sha256": context.arguments_digest,
+                **_named_arguments(context),
                 "fingerprint": context.fingerprint.value,
-                "position": context.chain.length + 1,
-                "labels": sorted(context.chain.labels),
-                "earlier_denials": context.earlier_denials,
-                "live_leases": context.live_leases,
+                **_around(context),
             }
+
+
+def _around(context: AcquireContext | CallContext) -> dict[str, object]:
+    """What is known of the task beside what it was declared with."""
+    oldest = context.oldest_lease
+    return {
+        "position": context.chain.length + 1,
+        "labels": sorted(context.chain.labels),
+        "earlier_denials": context.earlier_denials,
+        "live_leases": context.live_leases,
+        "oldest_lease": "" if oldest is None else oldest.isoformat(),
+    }
+
+
+def _named_arguments(context: CallContext) -> dict[str, object]:
+    """Those that policies may look at, so that the decision can be understood later; never any other argument."""
+    tool = context.tool
+    if tool is None or tool.name not in context.task.scope.tools:
+        return {}
+    named = {name: context.arguments[name] for name in sorted(tool.attributes) if name in context.arguments}
+    short = {name: value for name, value in named.items() if len(str(value)) <= LONGEST_RECORDED}
+    left_out = sorted(named.keys() - short.keys())
+    return {"arguments": short, **({"arguments_left_out": left_out} if left_out else {})}

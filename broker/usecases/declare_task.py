@@ -26,6 +26,7 @@ from broker.domain.errors import (
     InstanceQuarantinedError,
     TaskLimitReachedError,
 )
+from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Scope, SignOfLife, Task
 from broker.ports.issuing import CredentialIssuer
 from broker.ports.policy import CatalogSource, PolicyEngine
@@ -106,15 +107,8 @@ class DeclareTask:
             return earlier
         now = self._clock.now()
         catalog = self._catalogs.current()
-        declaration_environment = declaration.environment or _environment_of(catalog, declaration)
-        context = DeclareContext(
-            caller=caller.peer.spiffe_id,
-            agent_class=caller.peer.agent_class,
-            task_type=declaration.task_type,
-            intent=declaration.intent,
-            scope=_scope_of(catalog, declaration),
-            environment=declaration_environment,
-            at=now,
+        context = declaration_context(
+            caller.peer.spiffe_id, caller.peer.agent_class, declaration, catalog, now
         )
         decision = decide(lambda: self._policy.decide_declaration(context, catalog))
         agent_class = catalog.agent_class(caller.peer.spiffe_id.trust_domain, caller.peer.agent_class)
@@ -248,15 +242,21 @@ class DeclareTask:
         )
 
 
-def _scope_of(catalog: Catalog, declaration: Declaration) -> Scope:
-    if declaration.scope is not None:
-        return declaration.scope
+def declaration_context(
+    caller: SpiffeId, agent_class: str, declaration: Declaration, catalog: Catalog, now: datetime
+) -> DeclareContext:
+    """What is decided: what was left out is as the task type has it."""
     task_type = catalog.task_types.get(declaration.task_type)
-    if task_type is None:
-        return Scope(roles=frozenset())
-    return Scope(roles=task_type.roles, tools=task_type.tools)
-
-
-def _environment_of(catalog: Catalog, declaration: Declaration) -> str:
-    task_type = catalog.task_types.get(declaration.task_type)
-    return "" if task_type is None else task_type.environment
+    scope = (
+        Scope(roles=frozenset()) if task_type is None else Scope(roles=task_type.roles, tools=task_type.tools)
+    )
+    environment = "" if task_type is None else task_type.environment
+    return DeclareContext(
+        caller=caller,
+        agent_class=agent_class,
+        task_type=declaration.task_type,
+        intent=declaration.intent,
+        scope=scope if declaration.scope is None else declaration.scope,
+        environment=declaration.environment or environment,
+        at=now,
+    )

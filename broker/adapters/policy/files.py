@@ -18,6 +18,17 @@ from broker.ports.policy import CatalogSource
 logger = logging.getLogger(__name__)
 
 
+class FixedPolicies:
+    """Implements bounded.PolicySource: the same ones at any time."""
+
+    def __init__(self, policies: CedarPolicies) -> None:
+        self._policies = policies
+
+    def current(self) -> CedarPolicies:
+        """Those."""
+        return self._policies
+
+
 class PolicyFiles:
     """See the module."""
 

@@ -10,6 +10,7 @@ from broker.adapters.policy.bounded import BoundedPolicy
 from broker.adapters.policy.cases import CaseResult, run_cases
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.policy.cedar import CedarPolicies
+from broker.adapters.policy.files import FixedPolicies
 from broker.config.catalog import load_catalog
 from broker.config.reading import ConfigError
 from broker.domain.catalog import Catalog
@@ -24,14 +25,6 @@ CASE = """
     tool: read-orders
     expect: allow
 """
-
-
-class Always:
-    def __init__(self, policies: CedarPolicies) -> None:
-        self.policies = policies
-
-    def current(self) -> CedarPolicies:
-        return self.policies
 
 
 def run(tmp_path: Path, cases: str, policies: str = BASELINE, catalog: Catalog = CATALOG) -> list[CaseResult]:
@@ -52,7 +45,7 @@ SHIPPED = load_catalog(EXAMPLES / "catalog", trust_domain="example.test")
 def test_the_shipped_policies_pass_their_tests() -> None:
     policies = CedarPolicies.load(EXAMPLES / "policies", SHIPPED)
     assert not policies.notices
-    bounded = BoundedPolicy(CatalogBoundsPolicy(), Always(policies))
+    bounded = BoundedPolicy(CatalogBoundsPolicy(), FixedPolicies(policies))
     results = run_cases(bounded, SHIPPED, EXAMPLES / "policies")
     assert len(results) >= 11
     assert [str(result) for result in results if not result.passed] == []
@@ -60,7 +53,7 @@ def test_the_shipped_policies_pass_their_tests() -> None:
 
 def test_each_shipped_policy_determines_a_case() -> None:
     policies = CedarPolicies.load(EXAMPLES / "policies", SHIPPED)
-    bounded = BoundedPolicy(CatalogBoundsPolicy(), Always(policies))
+    bounded = BoundedPolicy(CatalogBoundsPolicy(), FixedPolicies(policies))
     results = run_cases(bounded, SHIPPED, EXAMPLES / "policies")
     determining = {name for result in results for name in result.decision.policies}
     assert {f"cedar:{policy.policy_id}" for policy in policies.policies} <= determining

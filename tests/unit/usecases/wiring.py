@@ -93,7 +93,12 @@ class Broker:
     """One process of the broker. Another one over the same store and backend is what a restart leaves."""
 
     def __init__(
-        self, store: FakeStore, issuer: FakeIssuer, clock: FakeClock, ids: CountingIds, catalog: Catalog
+        self,
+        store: FakeStore,  # or a real one, where no test breaks it
+        issuer: FakeIssuer,
+        clock: FakeClock,
+        ids: CountingIds,
+        catalog: Catalog,
     ) -> None:
         self.store = store
         self.issuer = issuer
