@@ -19,7 +19,7 @@ from broker.adapters.observe.together import Observers
 from broker.adapters.observe.traces import Traces
 from broker.adapters.policy.bounded import BoundedPolicy
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
-from broker.adapters.policy.files import PolicyFiles
+from broker.adapters.policy.files import CandidateFiles, PolicyFiles
 from broker.adapters.spire.identity import TrustBundle, WorkloadIdentity
 from broker.adapters.spire.jwt_bundles import JwtBundle, JwtBundles
 from broker.adapters.spire.jwt_verifier import JwtSvidVerifier
@@ -128,6 +128,7 @@ class _Broker:
         ids, events = RandomIds(), TaskEvents()
         catalogs = CatalogFiles(settings.catalog, trust_domain=settings.trust_domain)
         policies = PolicyFiles(settings.policies, catalogs)
+        candidates = CandidateFiles(settings.shadow_policies, catalogs) if settings.shadow_policies else None
         store, clock = await _state(settings, stack)
         quarantine = StoredQuarantine(store)
         await quarantine.refresh()
@@ -175,7 +176,7 @@ class _Broker:
             catalogs=catalogs,
             verifier=verifier,
         )
-        policy = BoundedPolicy(CatalogBoundsPolicy(), policies)
+        policy = BoundedPolicy(CatalogBoundsPolicy(), policies, candidates)
         chains = Chains(store)
         acquire = AcquireCredential(
             store=store,
@@ -189,6 +190,7 @@ class _Broker:
             steps=steps,
             timeout=timeout,
             chains=chains,
+            decided=observing.metrics.decided,
         )
         revoke_leases.being_made = lambda: acquire.being_made
         end_task = EndTask(
@@ -278,6 +280,7 @@ class _Broker:
                     ids=ids,
                     steps=steps,
                     timeout=timeout,
+                    decided=observing.metrics.decided,
                 ),
                 look=LookAtTasks(store=store),
                 keep_alive=keep_alive,
@@ -310,6 +313,7 @@ class _Broker:
                     clock=clock,
                     ids=ids,
                     steps=steps,
+                    decided=observing.metrics.decided,
                 ),
                 report_outcome=ReportOutcome(store=store, clock=clock),
             ),
@@ -335,6 +339,7 @@ class _Broker:
             ("forget-secrets", acquire.forget_old, _REFRESH),
             ("catalog", catalogs.reload_if_changed, _REFRESH),
             ("policies", policies.reload_if_changed, _REFRESH),
+            *([("candidate-policies", candidates.reload_if_changed, _REFRESH)] if candidates else []),
             ("quarantine", quarantine_instances.follow, _REFRESH),
             ("reconcile", reconcile_in_turn, _RECONCILE),
             ("clock", clock.follow, _REFRESH),

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from broker.adapters.store.opening import open_store
-from broker.adapters.store.postgresql import PostgresStore
-from broker.adapters.store.sql_store import StoreUnusableError
-from broker.adapters.store.sqlite import SqliteStore
 from broker.cli.output import fail, out
-from broker.config.reading import ConfigError
-from broker.config.settings import load_settings
+from broker.cli.trail import ConfigOption, StoreOption, records_of
 from broker.domain.audit import AuditRecord, ChainFault, ChainHead, verify_chain
-from broker.domain.errors import StoreUnavailableError
 
 app = typer.Typer(help="Verify and read the audit trail.", no_args_is_help=True)
 
-_Store = SqliteStore | PostgresStore
-_BATCH = 1000
-_NO_RECORD = (ValueError, TypeError, OverflowError, RecursionError)
-"""What reading raises of a row that somebody made unreadable."""
 _HEAD = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})")
-ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="The broker's configuration file.")]
-StoreOption = Annotated[str, typer.Option("--store", help="The store's URL, instead of --config.")]
 
 
 @app.command()
@@ -43,7 +28,7 @@ def verify(
 ) -> None:
     """Walk the hash chain from its first record; exit code 1 with the place of the first fault."""
     expected = _head(head) if head else None
-    result = verify_chain(_records(*_open(config, store)), expected=expected)
+    result = verify_chain(records_of(config, store), expected=expected)
     match result:
         case ChainFault(sequence=sequence, what=what):
             fail(f"the audit trail is NOT intact: record {sequence}: {what}")
@@ -70,7 +55,7 @@ def list_(
     """Show audit records, oldest first."""
     found = [
         record
-        for record in _records(*_open(config, store))
+        for record in records_of(config, store)
         if (not task or record.event.task_id == task) and (not kind or record.event.kind == kind)
     ][-limit:]
     if as_json:
@@ -90,46 +75,6 @@ def list_(
             (facts, "dim"),
         )
         out.print(line)
-
-
-def _open(config: Path | None, store: str) -> tuple[_Store, str]:
-    try:
-        if store:
-            return open_store(store, read_only=True), store
-        if config is None:
-            fail("name the store: --config FILE or --store URL", code=2)
-        settings = load_settings(config).store
-        opened = open_store(
-            settings.url,
-            password_file=settings.password_file,
-            plaintext=settings.allow_plaintext,
-            read_only=True,
-        )
-    except (ConfigError, FileNotFoundError, StoreUnusableError, ValueError) as error:
-        fail(str(error), code=2)
-    return opened, settings.url
-
-
-def _records(store: _Store, url: str) -> Iterator[AuditRecord]:
-    after, batch = 0, _BATCH
-    with asyncio.Runner() as runner:
-        try:
-            while True:
-                try:
-                    records = runner.run(store.audit_records(after, batch))
-                except _NO_RECORD:
-                    if batch == 1:
-                        fail(f"the audit trail is NOT intact: record {after + 1}: cannot be read")
-                    batch = 1  # one of the batch: which?
-                    continue
-                if not records:
-                    return
-                yield from records
-                after = records[-1].sequence
-        except StoreUnavailableError:
-            fail(f"{url} cannot be read: is it a store of Tasklease's?")
-        finally:
-            runner.run(store.close())
 
 
 def _head(text: str) -> ChainHead:

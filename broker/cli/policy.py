@@ -25,6 +25,7 @@ from broker.cli.policy_inputs import (
     policies_of,
 )
 from broker.cli.policy_simulate import simulate
+from broker.cli.policy_trail import replay_trail, shadow
 from broker.config.reading import ConfigError
 from broker.domain.catalog import Catalog
 
@@ -32,6 +33,8 @@ app = typer.Typer(help="Check, test, compare and explain policies.", no_args_is_
 
 _COLOURS: Final = {Change.ADDED: "green", Change.REMOVED: "red", Change.CHANGED: "yellow"}
 app.command()(simulate)
+app.command(name="replay")(replay_trail)
+app.command()(shadow)
 
 
 @app.command()

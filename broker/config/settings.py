@@ -187,6 +187,7 @@ class _File(_Model):
     store: StoreSettings = StoreSettings()
     catalog: Path
     policies: Path = Path("policies")
+    shadow_policies: Path | None = None
     operators: Annotated[tuple[OperatorSettings, ...], Field(max_length=_MOST_OPERATORS)] = ()
     limits: Limits = Limits()
     registry: RegistrySettings = RegistrySettings()
@@ -296,6 +297,7 @@ def load_settings(path: Path) -> Settings:
     values = {name: getattr(file, name) for name in _File.model_fields}
     values["catalog"] = folder / file.catalog
     values["policies"] = folder / file.policies
+    values["shadow_policies"] = folder / file.shadow_policies if file.shadow_policies else None
     if file.vault.ca_file is not None:
         values["vault"] = file.vault.model_copy(update={"ca_file": folder / file.vault.ca_file})
     values["address_file"] = folder / file.address_file if file.address_file else None

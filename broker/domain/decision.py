@@ -31,6 +31,17 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shadow:
+    """What a candidate beside the live policies would have decided. It decides nothing."""
+
+    policy_set: str
+    """Tells this version of the candidate from others."""
+    verdict: Verdict
+    policies: tuple[str, ...]
+    denial_class: DenialClass | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """A verdict with the policies that determined it."""
 
@@ -41,6 +52,7 @@ class Decision:
     text: str = ""
     """Why, in words that are safe to show to the caller."""
     denial_class: DenialClass | None = None
+    shadow: Shadow | None = None
 
     @property
     def allowed(self) -> bool:
@@ -106,6 +118,22 @@ class CallContext:
     at: datetime
     chain: Chain
     oldest_lease: datetime | None = None
+
+
+def decided_facts(decision: Decision) -> Mapping[str, object]:
+    """What decided, for the audit record of the decision; and what a candidate said, where one runs."""
+    shadow = decision.shadow
+    if shadow is None:
+        return {"policies": list(decision.policies)}
+    return {
+        "policies": list(decision.policies),
+        "shadow": {
+            "policy_set": shadow.policy_set,
+            "verdict": shadow.verdict.value,
+            "policies": list(shadow.policies),
+            "denial_class": "" if shadow.denial_class is None else shadow.denial_class.value,
+        },
+    }
 
 
 def as_facts(context: DeclareContext | AcquireContext | CallContext) -> Mapping[str, object]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
+
+from broker.domain.decision import Decision
 
 OK: Final = "OK"
 
@@ -23,6 +25,14 @@ class Outcome:
     """How it ended: whoever does it says so, or the exception does. A word from a small set, never a caller's."""
 
     value: str = OK
+
+
+Decided: TypeAlias = Callable[[str, Decision], None]
+"""Is told of each decision, after it is durable; of which action: `declare`, `acquire` or `call`."""
+
+
+def nobody_is_told(_action: str, _decision: Decision) -> None:
+    """For who counts nothing."""
 
 
 class Observer(Protocol):

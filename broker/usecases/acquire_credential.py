@@ -49,6 +49,7 @@ from broker.ports.issuing import (
     TokenGoneError,
     TokenGrant,
 )
+from broker.ports.observing import Decided, nobody_is_told
 from broker.ports.policy import CatalogSource, PolicyEngine
 from broker.ports.store import Conflict, ConflictError, Store
 from broker.ports.system import Clock, Ids, Steps
@@ -110,6 +111,7 @@ class AcquireCredential:
         steps: Steps,
         timeout: timedelta,
         chains: Chains,
+        decided: Decided = nobody_is_told,
     ) -> None:
         self._chains = chains
         self._store = store
@@ -133,6 +135,7 @@ class AcquireCredential:
             ids=ids,
             steps=steps,
             being_made=self._being_made,
+            decided=decided,
         )
 
     async def __call__(self, caller: Caller, request: Acquisition) -> Acquired:

@@ -19,11 +19,12 @@ from broker.domain.actions import Action, digest_of
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.catalog import NO_OBLIGATIONS, Catalog, Obligations
 from broker.domain.changes import Append, RecordAction
-from broker.domain.decision import CallContext, Decision, Verdict, as_facts
+from broker.domain.decision import CallContext, Decision, Verdict, as_facts, decided_facts
 from broker.domain.errors import IdempotencyKeyReusedError
 from broker.domain.identifiers import TaskId
 from broker.domain.task import EndCause, TaskEnd
 from broker.ports.arguments import ArgumentChecker
+from broker.ports.observing import Decided, nobody_is_told
 from broker.ports.policy import CatalogSource, PolicyEngine
 from broker.ports.store import Store
 from broker.ports.system import Clock, Ids, Steps
@@ -60,6 +61,7 @@ class AuthorizeAction:
         clock: Clock,
         ids: Ids,
         steps: Steps,
+        decided: Decided = nobody_is_told,
     ) -> None:
         self._store = store
         self._catalogs = catalogs
@@ -70,6 +72,7 @@ class AuthorizeAction:
         self._clock = clock
         self._ids = ids
         self._steps = steps
+        self._decided = decided
 
     async def __call__(self, caller: Caller, task_id: TaskId, call: Call) -> Authorization:
         """Decide one call.
@@ -117,6 +120,7 @@ class AuthorizeAction:
         await self._record(caller, context, action, ruling, catalog)  # C5
         self._chains.add(action)
         self._steps.reached("authorize.durable")
+        self._decided("call", ruling.decision)
         if judged.ends_the_task:
             end = TaskEnd(cause=EndCause.FINGERPRINT_CHANGED, at=now)
             await self._end_task(task_id, end, actor=str(caller.peer.spiffe_id), request_id=caller.request_id)
@@ -139,7 +143,7 @@ class AuthorizeAction:
             facts={
                 **as_facts(context),
                 "action": action.action_id,
-                "policies": list(ruling.decision.policies),
+                **decided_facts(ruling.decision),
                 "catalog": catalog.digest,
                 **({} if action.allowed else refusal_facts(ruling)),
                 **caller.peer.as_facts(),

@@ -12,7 +12,7 @@ from broker.domain.actions import Action
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.catalog import Catalog, CredentialRole, TaskType
 from broker.domain.changes import Append, CreateLease, RecordAction
-from broker.domain.decision import AcquireContext, Decision, as_facts
+from broker.domain.decision import AcquireContext, Decision, as_facts, decided_facts
 from broker.domain.errors import (
     IdempotencyKeyReusedError,
     IdempotentResultGoneError,
@@ -23,6 +23,7 @@ from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import Lease
 from broker.domain.task import Task
 from broker.ports.issuing import TokenGrant
+from broker.ports.observing import Decided
 from broker.ports.policy import CatalogSource, PolicyEngine
 from broker.ports.store import Conflict, ConflictError, Store
 from broker.ports.system import Clock, Ids, Steps
@@ -75,6 +76,7 @@ class DecideAcquisition:
         ids: Ids,
         steps: Steps,
         being_made: set[LeaseId],
+        decided: Decided,
     ) -> None:
         self._store = store
         self._catalogs = catalogs
@@ -85,6 +87,7 @@ class DecideAcquisition:
         self._ids = ids
         self._steps = steps
         self._being_made = being_made
+        self._decided = decided
 
     async def __call__(self, caller: Caller, request: Acquisition) -> Intent:
         """A1 to A5, tried once. The lease is among those that are being made then.
@@ -111,7 +114,7 @@ class DecideAcquisition:
         task_type = catalog.task_types.get(task.task_type)
         action = link_of(context, ruling, self._ids.action_id())
         if not ruling.decision.allowed or role is None or task_type is None:
-            await self._deny(caller, context, ruling, action)
+            await self._deny(caller, context, ruling, action, catalog)
         self._steps.reached("acquire.decided")
         try:
             grant = await self._grants.current(task, catalog)  # A4
@@ -128,6 +131,7 @@ class DecideAcquisition:
             self._being_made.discard(lease.lease_id)
             raise
         self._steps.reached("acquire.intent-durable")
+        self._decided("acquire", ruling.decision)
         return Intent(lease=lease, role=role, grant=grant)
 
     def _intent(
@@ -145,7 +149,7 @@ class DecideAcquisition:
         )
 
     async def _deny(
-        self, caller: Caller, context: AcquireContext, ruling: Ruling, action: Action
+        self, caller: Caller, context: AcquireContext, ruling: Ruling, action: Action, catalog: Catalog
     ) -> NoReturn:
         """Record the refusal and raise it."""
         event = AuditEvent(
@@ -157,12 +161,15 @@ class DecideAcquisition:
             facts={
                 **as_facts(context),
                 **caller.peer.as_facts(),
+                **decided_facts(ruling.decision),
                 **refusal_facts(ruling),
-                "policies": list(ruling.decision.policies),
+                "action": action.action_id,
+                "catalog": catalog.digest,
             },
         )
         await self._store.commit([RecordAction(action=action), Append(event=event)])
         self._chains.add(action)
+        self._decided("acquire", ruling.decision)
         refuse(ruling.decision)
 
     async def _record_intent(  # noqa: PLR0913, PLR0917 - one record's parts
@@ -184,7 +191,8 @@ class DecideAcquisition:
             request_id=caller.request_id,
             facts={
                 **as_facts(context),
-                "policies": list(decision.policies),
+                **decided_facts(decision),
+                "action": action.action_id,
                 "catalog": catalog.digest,
                 "accessor": lease.accessor,
                 **caller.peer.as_facts(),

@@ -18,7 +18,7 @@ from typing import NoReturn
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.catalog import AgentClass, Catalog, TaskType
 from broker.domain.changes import AddTaskToken, Append, CreateTask
-from broker.domain.decision import Decision, DeclareContext, as_facts
+from broker.domain.decision import Decision, DeclareContext, as_facts, decided_facts
 from broker.domain.errors import (
     FieldInvalidError,
     FieldViolation,
@@ -29,6 +29,7 @@ from broker.domain.errors import (
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Scope, SignOfLife, Task
 from broker.ports.issuing import CredentialIssuer
+from broker.ports.observing import Decided, nobody_is_told
 from broker.ports.policy import CatalogSource, PolicyEngine
 from broker.ports.store import Conflict, ConflictError, Store
 from broker.ports.system import Clock, Ids, Steps
@@ -81,6 +82,7 @@ class DeclareTask:
         ids: Ids,
         steps: Steps,
         timeout: timedelta,
+        decided: Decided = nobody_is_told,
     ) -> None:
         self._store = store
         self._catalogs = catalogs
@@ -91,6 +93,7 @@ class DeclareTask:
         self._ids = ids
         self._steps = steps
         self._timeout = timeout
+        self._decided = decided
 
     async def __call__(self, caller: Caller, declaration: Declaration) -> Task:
         """Return the new task, or the one that the same idempotency key declared before.
@@ -114,7 +117,7 @@ class DeclareTask:
         agent_class = catalog.agent_class(caller.peer.spiffe_id.trust_domain, caller.peer.agent_class)
         task_type = catalog.task_types.get(declaration.task_type)
         if not decision.allowed or agent_class is None or task_type is None:
-            await self._deny(caller, context, decision, now)
+            await self._deny(caller, context, decision, now, catalog)
         task = self._task(caller, declaration, task_type, context)
         return await self._declare(caller, task, agent_class, context, decision, catalog)
 
@@ -150,7 +153,7 @@ class DeclareTask:
                                 **as_facts(context),
                                 "deadline": task.deadline.isoformat(),
                                 "fingerprint": task.fingerprint.hex(),
-                                "policies": list(decision.policies),
+                                **decided_facts(decision),
                                 "catalog": catalog.digest,
                                 **caller.peer.as_facts(),
                             },
@@ -172,6 +175,7 @@ class DeclareTask:
                 raise TaskLimitReachedError(agent_class.max_tasks) from error
             raise
         self._steps.reached("declare.durable")
+        self._decided("declare", decision)
         if grant is not None:
             self._grants.remember(task.task_id, grant)
         return task
@@ -185,7 +189,12 @@ class DeclareTask:
         return task
 
     async def _deny(
-        self, caller: Caller, context: DeclareContext, decision: Decision, now: datetime
+        self,
+        caller: Caller,
+        context: DeclareContext,
+        decision: Decision,
+        now: datetime,
+        catalog: Catalog,
     ) -> NoReturn:
         await self._store.commit(
             [
@@ -198,13 +207,18 @@ class DeclareTask:
                         facts={
                             **as_facts(context),
                             **caller.peer.as_facts(),
+                            **decided_facts(decision),
                             "reason": decision.reason,
-                            "policies": list(decision.policies),
+                            "denial_class": ""
+                            if decision.denial_class is None
+                            else decision.denial_class.value,
+                            "catalog": catalog.digest,
                         },
                     )
                 )
             ]
         )
+        self._decided("declare", decision)
         refuse(decision)
 
     def _task(

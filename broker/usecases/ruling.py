@@ -11,7 +11,7 @@ from typing import Final
 from broker.domain.actions import Action, ActionKind
 from broker.domain.catalog import MOST_ACTIONS, CredentialRole, TaskType, Tool
 from broker.domain.chain_rule import ANY_CHAIN
-from broker.domain.decision import AcquireContext, CallContext, Decision, Verdict
+from broker.domain.decision import AcquireContext, CallContext, Decision, Shadow, Verdict
 from broker.domain.effects import EVERY_VERB, Effect
 from broker.domain.errors import (
     ActionLimitReachedError,
@@ -62,7 +62,7 @@ def rule(
         return Ruling(decision=decision, sticks=by_policy and not for_now and effect is not None)
     for earlier in denied:
         if earlier.denies(task_id, effect, now):
-            return Ruling(decision=_denied_before(earlier, effect, task_id))
+            return Ruling(decision=_denied_before(earlier, effect, task_id, decision.shadow))
     chain_rule = ANY_CHAIN if task_type is None else task_type.chain
     objection = chain_rule.objection(context.chain, _asked(context).name, now)
     if objection is not None:
@@ -73,6 +73,7 @@ def rule(
                 reason=StepNotAllowedError.reason,
                 text=objection.text,
                 denial_class=DenialClass.STRUCTURAL if objection.for_good else DenialClass.TRANSIENT,
+                shadow=decision.shadow,
             ),
             expected=objection.expected,
         )
@@ -159,7 +160,7 @@ def refusal_facts(ruling: Ruling) -> Mapping[str, object]:
     }
 
 
-def _denied_before(earlier: Action, effect: Effect, task_id: TaskId) -> Decision:
+def _denied_before(earlier: Action, effect: Effect, task_id: TaskId, shadow: Shadow | None) -> Decision:
     whose = "this task" if earlier.task_id == task_id else "this instance"
     return Decision(
         verdict=Verdict.DENY,
@@ -170,4 +171,5 @@ def _denied_before(earlier: Action, effect: Effect, task_id: TaskId) -> Decision
             "does not change that"
         ),
         denial_class=earlier.denial_class or DenialClass.STRUCTURAL,
+        shadow=shadow,
     )

@@ -23,6 +23,8 @@ from broker.adapters.policy.tracing import (
     run_trace,
 )
 from broker.adapters.store.sqlite import SqliteStore
+from broker.usecases.recorded import Trail
+from broker.usecases.replaying import replay
 from broker.usecases.simulating import Simulation
 from tests.fakes.issuer import FakeIssuer
 from tests.fakes.system import CountingIds, FakeClock
@@ -60,10 +62,16 @@ async def test_it_comes_out_as_it_says_simulated_and_on_the_store(trace: Trace, 
         clock = FakeClock(trace.model.begins)
         broker = Broker(store, FakeIssuer(), clock, CountingIds(), CATALOG)
         real = await run_trace(trace, OnTheStore(broker, POLICY, CATALOG), CATALOG)
+        records = await store.audit_records(0, 10_000)
     finally:
         await store.close()
     assert wrong(real) == []
     assert [outcome(step) for step in real.steps] == [outcome(step) for step in alone.steps]
+    # What was recorded is enough to decide all of it again, with the same result.
+    trail = Trail(CATALOG)
+    again = replay(trail.decisions(records), policy=POLICY, catalog=CATALOG)
+    assert (again.flips, trail.unreadable, again.unlisted) == ([], 0, 0)
+    assert again.decisions > 0
 
 
 async def test_attacks_are_stopped_and_work_is_done() -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from broker.domain.decision import Decision
 from broker.domain.lease import LeaseState
 from broker.domain.task import EndCause, TaskState
 from broker.ports.observing import Kind, Outcome
@@ -68,6 +69,12 @@ class PrometheusMetrics:
             "tasklease_reconciled_total",
             "What differed between the store and Vault.",
             ["kind"],
+            registry=self.registry,
+        )
+        self._decisions = Counter(
+            "tasklease_decisions_total",
+            "Decisions: of which action, what was answered, why not, and whether the candidate in the shadow agrees.",
+            ["action", "verdict", "reason", "shadow"],
             registry=self.registry,
         )
         for kind in FindingKind:
@@ -133,6 +140,12 @@ class PrometheusMetrics:
             self._revoked.labels(cause).observe(max(took, 0.0))
         elif event.kind is EventKind.TASK_ENDING and event.cause is not None:
             self._ended.labels(event.cause.value).inc()
+
+    def decided(self, action: str, decision: Decision) -> None:
+        """A decision."""
+        shadow = decision.shadow
+        agrees = "none" if shadow is None else "agrees" if shadow.verdict is decision.verdict else "differs"
+        self._decisions.labels(action, decision.verdict.value, decision.reason, agrees).inc()
 
     def reconciled(self, found: Reconciliation) -> None:
         """What a comparison of the store with Vault found."""

@@ -6,6 +6,8 @@ forbid that fails would be skipped by Cedar, so a failure anywhere denies.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import re
 from collections.abc import Callable
@@ -67,6 +69,7 @@ class CedarPolicies:
         self.catalog_digest: Final = catalog.digest
         self.notices: Final = notices(policies, _known(catalog))
         self._by_id: Final = {policy.policy_id: policy for policy in policies}
+        self.digest: Final = _digest(policies)
         self._schema: Final = cedarpy.Schema.from_str(schema_for(catalog))
         self._slices: Final = Slices(policies)
         self._sliced: Final = sliced
@@ -210,6 +213,12 @@ def _failed(failing: tuple[str, ...]) -> Decision:
     """Structural: nobody may be asked to grant what was not decided."""
     policies = (ERROR, *(f"{DECISION_PREFIX}{name}" for name in failing))
     return _denied(policies, "the policies could not decide this", DenialClass.STRUCTURAL)
+
+
+def _digest(policies: tuple[Policy, ...]) -> str:
+    """Tells one set of policies from another; the order and the files do not matter."""
+    trees = {policy.policy_id: policy.tree for policy in policies}
+    return hashlib.sha256(json.dumps(trees, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _known(catalog: Catalog) -> dict[str, frozenset[str]]:

@@ -32,12 +32,13 @@ class FixedPolicies:
 class PolicyFiles:
     """See the module."""
 
-    def __init__(self, folder: Path, catalogs: CatalogSource) -> None:
-        """Read the policies for the first time.
+    def __init__(self, folder: Path, catalogs: CatalogSource, *, called: str = "policies") -> None:
+        """Read the policies for the first time; the log calls them `called`.
 
         Raises:
             PolicyFilesError: they cannot be used.
         """
+        self._called = called
         self._folder = folder
         self._catalogs = catalogs
         catalog = catalogs.current()
@@ -60,14 +61,16 @@ class PolicyFiles:
             policies = await asyncio.to_thread(CedarPolicies.load, self._folder, catalog)
         except PolicyFilesError as error:
             logger.error(
-                "the policies are REFUSED (catalog %s), those before them stay (%d):\n%s",
+                "the %s are REFUSED (catalog %s), those before them stay (%d):\n%s",
+                self._called,
                 catalog.digest[:12],
                 len(self._policies.policies),
                 error,
             )
             return False
         logger.warning(
-            "policies changed: %d are now %d, with catalog %s",
+            "%s changed: %d are now %d, with catalog %s",
+            self._called,
             len(self._policies.policies),
             len(policies.policies),
             catalog.digest[:12],
@@ -78,6 +81,36 @@ class PolicyFiles:
 
     def _fingerprint(self) -> str:
         return fingerprint(lambda: policy_files(self._folder), PolicyFilesError)
+
+
+class CandidateFiles:
+    """Implements bounded.CandidateSource. A candidate that cannot be used is said in the log, and is none."""
+
+    def __init__(self, folder: Path, catalogs: CatalogSource) -> None:
+        self._folder = folder
+        self._catalogs = catalogs
+        self._refused = ""
+        self._files: PolicyFiles | None = None
+        self._open()
+
+    def current(self) -> CedarPolicies | None:
+        """The newest that can be used."""
+        return None if self._files is None else self._files.current()
+
+    async def reload_if_changed(self) -> bool:
+        """Take up changed files; True when there is another candidate now."""
+        if self._files is not None:
+            return await self._files.reload_if_changed()
+        await asyncio.to_thread(self._open)
+        return self._files is not None
+
+    def _open(self) -> None:
+        try:
+            self._files = PolicyFiles(self._folder, self._catalogs, called="candidate policies")
+        except PolicyFilesError as error:
+            if str(error) != self._refused:  # once for each thing that is wrong, and not every second
+                logger.error("the candidate policies cannot be used, so none runs in the shadow:\n%s", error)
+            self._refused = str(error)
 
 
 def _tell(policies: CedarPolicies) -> None:

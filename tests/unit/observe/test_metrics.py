@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from prometheus_client import generate_latest
 from broker.adapters.observe.metrics import Health, PrometheusMetrics
 from broker.adapters.observe.together import Observers
 from broker.devstack.parts import REPOSITORY
+from broker.domain.decision import Decision, Shadow, Verdict
 from broker.domain.errors import TaskNotFoundError
 from broker.domain.lease import LeaseState
 from broker.domain.task import Outcome, TaskState
@@ -92,6 +94,24 @@ async def test_what_differs_is_counted_and_a_dry_run_is_not() -> None:
         await broker.reconcile(by=OnBehalfOf(actor="test"), dry_run=dry_run)
         assert value(metrics, "tasklease_reconciled_total", kind="lost") == counted
     assert value(metrics, "tasklease_reconciled_total", kind="orphan") == 0
+
+
+async def test_decisions_are_counted_by_what_was_answered_and_by_the_candidate() -> None:
+    metrics = PrometheusMetrics()
+    allowed = Decision(verdict=Verdict.ALLOW, policies=("cedar:yes",))
+    shadow = Shadow(policy_set="x", verdict=Verdict.DENY, policies=("cedar:no",))
+    for action, decision in (
+        ("call", allowed),
+        ("call", replace(allowed, shadow=shadow)),
+        ("acquire", Decision(verdict=Verdict.DENY, policies=(), reason="POLICY_DENIED", shadow=shadow)),
+    ):
+        metrics.decided(action, decision)
+    for labels in (
+        'action="call",reason="",shadow="none",verdict="allow"',
+        'action="call",reason="",shadow="differs",verdict="allow"',
+        'action="acquire",reason="POLICY_DENIED",shadow="agrees",verdict="deny"',
+    ):
+        assert f"tasklease_decisions_total{{{labels}}} 1.0" in shown(metrics)
 
 
 def test_health() -> None:

@@ -11,7 +11,7 @@ from broker.adapters.policy.bounded import BoundedPolicy
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.policy.cedar import CedarPolicies
 from broker.domain.catalog import Catalog
-from broker.domain.decision import Decision
+from broker.domain.decision import Decision, Verdict, decided_facts
 from broker.domain.task import Scope
 from tests.fakes.samples import a_task
 from tests.unit.policy.world import BASELINE, CATALOG, READ_ORDERS, acquiring, calling, declaring, policies_of
@@ -74,3 +74,47 @@ def test_what_policies_refuse_is_refused_and_named_by_them(tmp_path: Path) -> No
 def test_without_a_source_nothing_is_allowed() -> None:
     with pytest.raises(AssertionError):
         bounded(None).decide_call(calling(), CATALOG)
+
+
+def test_a_candidate_decides_nothing_and_is_heard(tmp_path: Path) -> None:
+    live = policies_of(tmp_path / "live", BASELINE)
+    candidate = policies_of(tmp_path / "candidate", '@id("none") forbid(principal, action, resource);')
+    policy = BoundedPolicy(CatalogBoundsPolicy(), Source(live), Source(candidate))
+    for decision in all_of(policy):
+        assert decision.allowed
+        shadow = decision.shadow
+        assert shadow is not None
+        assert (shadow.verdict, shadow.policies) == (Verdict.DENY, ("cedar:none",))
+        assert shadow.policy_set == candidate.digest != live.digest
+        assert decided_facts(decision)["shadow"] == {
+            "policy_set": candidate.digest,
+            "verdict": "deny",
+            "policies": ["cedar:none"],
+            "denial_class": "grantable",
+        }
+    nobody = replace(CATALOG, agent_classes={})
+    assert all(decision.shadow is None for decision in all_of(policy, nobody)), "no policy is asked there"
+
+
+def test_a_candidate_that_fails_or_is_missing_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    live = policies_of(tmp_path, BASELINE)
+
+    class Failing(CedarPolicies):
+        def decide(self, *_: object) -> Decision:
+            message = "secret-17"
+            raise RuntimeError(message)
+
+    failing = Failing(live.policies, CATALOG)
+    policy = BoundedPolicy(CatalogBoundsPolicy(), Source(live), Source(failing))
+    assert [(one.allowed, one.shadow) for one in all_of(policy)] == [(True, None)] * 3
+    assert "the candidate policies FAILED: RuntimeError" in caplog.text
+    assert "secret-17" not in caplog.text
+
+    class Nobody:
+        def current(self) -> None:
+            return None
+
+    policy = BoundedPolicy(CatalogBoundsPolicy(), Source(live), Nobody())
+    assert [(one.allowed, one.shadow) for one in all_of(policy)] == [(True, None)] * 3

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from broker.adapters.policy.cedar import CedarPolicies
-from broker.adapters.policy.files import PolicyFiles
+from broker.adapters.policy.files import CandidateFiles, PolicyFiles
 from broker.adapters.policy.reading import PolicyFilesError
 from broker.domain.catalog import AttributeType, Catalog
 from tests.unit.policy.world import BASELINE, CATALOG, READ_ORDERS, a_tool, calling, policies_of, with_tools
@@ -253,3 +253,29 @@ async def test_notices_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     PolicyFiles(tmp_path, Catalogs())
     assert "policy without effect" in caplog.text
     assert "a: is about tool 'gone'" in caplog.text
+
+
+async def test_a_candidate_may_be_wrong_or_missing_until_it_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "candidate"
+    candidates = CandidateFiles(folder, Catalogs())
+    assert candidates.current() is None
+    assert "the candidate policies cannot be used, so none runs in the shadow" in caplog.text
+    said = caplog.text
+    assert not await candidates.reload_if_changed()
+    assert caplog.text == said, "once is enough"
+    folder.mkdir()
+    (folder / "one.cedar").write_text(BASELINE)
+    assert await candidates.reload_if_changed()
+    first = candidates.current()
+    assert first is not None
+    (folder / "one.cedar").write_text("nonsense")
+    assert not await candidates.reload_if_changed()
+    assert candidates.current() is first
+    assert "the candidate policies are REFUSED" in caplog.text
+    (folder / "one.cedar").write_text('@id("other") forbid(principal, action, resource);')
+    assert await candidates.reload_if_changed()
+    second = candidates.current()
+    assert second is not None
+    assert second.digest != first.digest
