@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from broker.adapters.observe.traces import Traces
 from broker.adapters.policy.bounded import BoundedPolicy
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.policy.files import CandidateFiles, PolicyFiles
+from broker.adapters.spire.https_tls import https_context, shown_by
 from broker.adapters.spire.identity import TrustBundle, WorkloadIdentity
 from broker.adapters.spire.jwt_bundles import JwtBundle, JwtBundles
 from broker.adapters.spire.jwt_verifier import JwtSvidVerifier
@@ -44,8 +45,11 @@ from broker.config.settings import Settings
 from broker.ports.identity import Quarantine
 from broker.ports.observing import Observer
 from broker.ports.system import Clock, Steps
+from broker.server.authzen import Authzen
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate, JwtDoor
+from broker.server.https.door import HttpsDoor
+from broker.server.https.endpoints import Endpoint
 from broker.server.instances import InstanceServicer
 from broker.server.leases import LeaseServicer
 from broker.server.quarantines import QuarantineServicer
@@ -61,6 +65,7 @@ from broker.usecases.complete_task import CompleteTask
 from broker.usecases.declare_task import DeclareTask
 from broker.usecases.end_quarantined import EndQuarantined
 from broker.usecases.end_task import EndTask
+from broker.usecases.enforce_for import EnforceFor
 from broker.usecases.follow_changes import FollowChanges
 from broker.usecases.keep_task_alive import KeepTaskAlive
 from broker.usecases.list_tools import ListTools
@@ -114,12 +119,22 @@ async def serve(settings: Settings, *, steps: Steps | None = None) -> None:
 class _Broker:
     """Everything of one running broker."""
 
-    def __init__(self, server: GrpcServer, drains: list[Callable[[], Coroutine[Any, Any, object]]]) -> None:
+    def __init__(
+        self,
+        server: GrpcServer,
+        drains: list[Callable[[], Coroutine[Any, Any, object]]],
+        authzen: HttpsDoor | None,
+    ) -> None:
         self.server = server
         self._drains = drains
+        self._authzen = authzen
 
     async def stop(self, grace: timedelta) -> None:
-        await self.server.stop(grace=grace, drains=self._drains)
+        drains: list[Callable[[], Awaitable[object]]] = [*self._drains]
+        if self._authzen is not None:  # beside the other door: both close at once
+            closed = asyncio.ensure_future(self._authzen.stop(grace))
+            drains.insert(0, lambda: closed)
+        await self.server.stop(grace=grace, drains=drains)
 
     @classmethod
     async def start(  # noqa: PLR0915 - one statement a part
@@ -255,14 +270,30 @@ class _Broker:
                 await reconcile.round()
 
         report_ended = ReportEnded(store=store, end_task=end_task, revoke_leases=revoke_leases, clock=clock)
+        peers = SvidVerifier(bundle_of=bundle_of, quarantine=quarantine, clock=clock)
+        record_refusal = RecordRefusal(store=store, clock=clock)
+        rate_limit = RateLimit(
+            rate=settings.limits.calls_per_second_per_instance, burst=settings.limits.burst
+        )
+        list_tools = ListTools(store=store, catalogs=catalogs, policy=policy, chains=chains, clock=clock)
+        authorize = AuthorizeAction(
+            store=store,
+            catalogs=catalogs,
+            policy=policy,
+            arguments=SchemaArguments(),
+            chains=chains,
+            end_task=end_task,
+            clock=clock,
+            ids=ids,
+            steps=steps,
+            decided=observing.metrics.decided,
+        )
         gate = Gate(
-            verifier=SvidVerifier(bundle_of=bundle_of, quarantine=quarantine, clock=clock),
+            verifier=peers,
             jwt_door=jwt_door,
             operators=settings.who_operates(),
-            record_refusal=RecordRefusal(store=store, clock=clock),
-            rate_limit=RateLimit(
-                rate=settings.limits.calls_per_second_per_instance, burst=settings.limits.burst
-            ),
+            record_refusal=record_refusal,
+            rate_limit=rate_limit,
             max_concurrent_calls=settings.limits.max_concurrent_calls,
             clock=clock,
             ids=ids,
@@ -300,21 +331,8 @@ class _Broker:
                 reconcile=reconcile,
             ),
             tools=ToolServicer(
-                list_tools=ListTools(
-                    store=store, catalogs=catalogs, policy=policy, chains=chains, clock=clock
-                ),
-                authorize=AuthorizeAction(
-                    store=store,
-                    catalogs=catalogs,
-                    policy=policy,
-                    arguments=SchemaArguments(),
-                    chains=chains,
-                    end_task=end_task,
-                    clock=clock,
-                    ids=ids,
-                    steps=steps,
-                    decided=observing.metrics.decided,
-                ),
+                list_tools=list_tools,
+                authorize=authorize,
                 report_outcome=ReportOutcome(store=store, clock=clock),
             ),
             gate=gate,
@@ -353,6 +371,32 @@ class _Broker:
                 vault=VaultHealth(connection),
             ),
         ]
+        authzen = await _authzen_door(
+            settings,
+            stack,
+            identity,
+            Authzen(
+                authorize=authorize,
+                list_tools=list_tools,
+                enforce_for=EnforceFor(catalogs=catalogs, quarantine=quarantine),
+                rate_limit=rate_limit,
+                clock=clock,
+            ),
+            lambda endpoints: HttpsDoor(
+                endpoints=endpoints,
+                verifier=peers,
+                shown=shown_by,
+                operators=settings.who_operates(),
+                record_refusal=record_refusal,
+                rate_limit=rate_limit,
+                max_concurrent_requests=settings.limits.max_concurrent_calls,
+                max_body_bytes=settings.limits.max_message_bytes,
+                stopping=gate.stopping,
+                clock=clock,
+                ids=ids,
+                observer=observing.observer,
+            ),
+        )
         await server.start()
         work = [asyncio.create_task(login.keep(), name="vault-login")]
         work += [
@@ -366,7 +410,7 @@ class _Broker:
             new.write_text(f"{host}:{server.port}\n")
             new.replace(settings.address_file)
         drains = [quarantine_instances.drain, report_ended.drain, revoke_leases.drain, keep_alive.drain]
-        return cls(server, [acquire.drain, complete.drain, *drains])
+        return cls(server, [acquire.drain, complete.drain, *drains], authzen)
 
 
 async def _state(
@@ -498,6 +542,23 @@ async def _jwt_door(
         ),
         methods=frozenset(f"/broker.api.v1.{method}" for method in taken.methods),
     )
+
+
+async def _authzen_door(
+    settings: Settings,
+    stack: contextlib.AsyncExitStack,
+    identity: WorkloadIdentity,
+    authzen: Authzen,
+    door_of: Callable[[Sequence[Endpoint]], HttpsDoor],
+) -> HttpsDoor | None:
+    """The door for AuthZEN, open, where the settings want one."""
+    if settings.authzen is None:
+        return None
+    door = door_of(authzen.endpoints())
+    await door.start("authzen.listen", settings.authzen.listen, https_context(identity))
+    stack.push_async_callback(door.stop, timedelta())
+    logger.info("AuthZEN on port %d", door.port)
+    return door
 
 
 async def _cancel(work: list[asyncio.Task[None]]) -> None:

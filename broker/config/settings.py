@@ -167,6 +167,19 @@ class JwtSvidSettings(_Model):
         return self
 
 
+class AuthzenSettings(_Model):
+    """Where decisions can be asked for by AuthZEN's Authorization API."""
+
+    listen: str
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not _is_address(self.listen):
+            message = "listen: give an address and a port, such as 0.0.0.0:8446"
+            raise ValueError(message)
+        return self
+
+
 class TracingSettings(_Model):
     """Where traces are sent, by OTLP over gRPC."""
 
@@ -183,6 +196,7 @@ class _File(_Model):
     broker_id: str | None = None
     spiffe_endpoint_socket: str | None = None
     jwt_svids: JwtSvidSettings | None = None
+    authzen: AuthzenSettings | None = None
     vault: VaultSettings
     store: StoreSettings = StoreSettings()
     catalog: Path
@@ -204,6 +218,10 @@ class _File(_Model):
             raise ValueError(message)
         if self.jwt_svids is not None and self.jwt_svids.listen == self.listen:
             message = "jwt_svids: listen: give another address than listen, which asks for certificates"
+            raise ValueError(message)
+        taken = {self.listen} | ({self.jwt_svids.listen} if self.jwt_svids is not None else set())
+        if self.authzen is not None and self.authzen.listen in taken:
+            message = "authzen: listen: give an address of its own: it speaks HTTP, and the others gRPC"
             raise ValueError(message)
         if self.health_listen and not self.health_listen.startswith("unix:"):
             host = self.health_listen.rpartition(":")[0].strip("[]")
@@ -271,6 +289,7 @@ def load_settings(path: Path) -> Settings:
             for model in (
                 _File,
                 JwtSvidSettings,
+                AuthzenSettings,
                 VaultSettings,
                 StoreSettings,
                 OperatorSettings,

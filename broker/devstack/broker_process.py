@@ -95,6 +95,12 @@ class BrokerProcess:
         return f"{host}:{self._port(self.name)}"
 
     @property
+    def authzen_address(self) -> str:
+        """Where decisions are asked for over HTTPS."""
+        host = self._around.far.there if self._around.far else "127.0.0.1"
+        return f"{host}:{self._port(f'{self.name}-authzen')}"
+
+    @property
     def metrics_address(self) -> str:
         """Where Prometheus scrapes."""
         return f"127.0.0.1:{self._port(f'{self.name}-metrics')}"
@@ -150,6 +156,8 @@ trust_domain: {TRUST_DOMAIN}
 listen: {self.address}
 health_listen: {self.health_address}
 metrics_listen: {self.metrics_address}
+authzen:
+  listen: {self.authzen_address}
 broker_id: {BROKER_ID}
 spiffe_endpoint_socket: unix://{self._spire.agent_socket}
 vault:
@@ -165,6 +173,8 @@ operators: # `spire-server x509 mint` makes SVIDs for them; see docs/operators.m
     roles: [registrar]
   - id: spiffe://{TRUST_DOMAIN}/viewer/
     roles: [viewer]
+  - id: spiffe://{TRUST_DOMAIN}/enforcer/
+    roles: [enforcer]
 registry:
   server: unix://{self._spire.server_socket}
   parent: {NODE_ID.removeprefix("spiffe://" + TRUST_DOMAIN)}

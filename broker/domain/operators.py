@@ -24,6 +24,8 @@ class OperatorRole(StrEnum):
     """Register agent classes and instances."""
     APPROVER = "approver"
     """Approve what a person has to."""
+    ENFORCER = "enforcer"
+    """Ask for decisions on behalf of agent instances, as a gateway that enforces them; nothing else."""
 
 
 class InvalidGrantError(ValueError):

@@ -54,6 +54,7 @@ from broker.ports.system import Clock, Ids
 from broker.server.rate_limit import RateLimit
 from broker.server.rpc_table import FOR_INSTANCES, RPCS, CallerKind, RpcRule
 from broker.server.status import internal, status_of
+from broker.server.where import where
 from broker.usecases.caller import Caller, OperatorCaller
 from broker.usecases.record_refusal import RecordRefusal
 
@@ -424,17 +425,8 @@ def _to_status(error: Exception, method: str, request_id: RequestId) -> grpc.Sta
         logger.info("%s refused: %s (%s)", method, error.reason, request_id)
         return status_of(error, request_id)
     # The exception's own text could hold anything: only its type and place are logged.
-    logger.error("%s failed: %s (%s)", method, _where(error), request_id)
+    logger.error("%s failed: %s (%s)", method, where(error), request_id)
     return internal(request_id)
-
-
-def _where(error: BaseException) -> str:
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    if place is None:
-        return type(error).__name__
-    return f"{type(error).__name__} at {place.tb_frame.f_code.co_qualname}:{place.tb_lineno}"
 
 
 def _bearer_token(context: _Context) -> str:

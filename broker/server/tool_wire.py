@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -115,7 +116,13 @@ def arguments_of(text: str) -> Mapping[str, object]:
     if not text:
         return {}
     try:
-        found = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_constant, parse_int=_whole)
+        found = json.loads(
+            text,
+            object_pairs_hook=_each_once,
+            parse_constant=_no_constant,
+            parse_int=_whole,
+            parse_float=_finite,
+        )
     except _NotPlainError as error:
         raise ValueError(str(error)) from None
     except (ValueError, RecursionError):
@@ -171,6 +178,14 @@ def _whole(text: str) -> int:
         message = "whole numbers of at most 64 bits"
         raise _NotPlainError(message)
     return int(text)
+
+
+def _finite(text: str) -> float:
+    found = float(text)
+    if not math.isfinite(found):
+        message = "numbers that 64 bits hold"
+        raise _NotPlainError(message)
+    return found
 
 
 def _look_at(value: object) -> None:

@@ -28,7 +28,7 @@ from broker.ports.observing import Decided, nobody_is_told
 from broker.ports.policy import CatalogSource, PolicyEngine
 from broker.ports.store import Store
 from broker.ports.system import Clock, Ids, Steps
-from broker.usecases.caller import Caller
+from broker.usecases.caller import AskingCaller
 from broker.usecases.chains import Chains
 from broker.usecases.end_task import EndTask
 from broker.usecases.judging import Around, Call, judge_call
@@ -74,11 +74,11 @@ class AuthorizeAction:
         self._steps = steps
         self._decided = decided
 
-    async def __call__(self, caller: Caller, task_id: TaskId, call: Call) -> Authorization:
+    async def __call__(self, caller: AskingCaller, task_id: TaskId, call: Call) -> Authorization:
         """Decide one call.
 
         Raises:
-            TaskNotFoundError: not a task of the caller's.
+            TaskNotFoundError: not a task of the caller's, or of whom it asks for.
             TaskNotActiveError: the task is ending or has ended.
             IdempotencyKeyReusedError: the key belongs to another call.
             FieldInvalidError: the arguments are not what the tool takes; nothing was decided.
@@ -88,7 +88,7 @@ class AuthorizeAction:
         return await self._chains.decided(task_id, lambda: self._authorize(caller, task_id, call))
 
     async def plan(
-        self, caller: Caller, task_id: TaskId, calls: Sequence[Call], *, stop_at_refusal: bool
+        self, caller: AskingCaller, task_id: TaskId, calls: Sequence[Call], *, stop_at_refusal: bool
     ) -> list[Authorization]:
         """Decide several calls in order, each on the chain with those before it.
 
@@ -102,16 +102,16 @@ class AuthorizeAction:
                 break
         return found
 
-    async def _authorize(self, caller: Caller, task_id: TaskId, call: Call) -> Authorization:
+    async def _authorize(self, caller: AskingCaller, task_id: TaskId, call: Call) -> Authorization:
         now = self._clock.now()
         task, facts = await own_active_task(
-            self._store, caller.peer, task_id, now, key=call.idempotency_key
+            self._store, caller.subject, task_id, now, key=call.idempotency_key
         )  # C1
         catalog = self._catalogs.current()
         if facts.under_key is not None:
             return _again(facts.under_key, call, catalog)
         chain = await self._chains.up_to(task_id, facts.length)
-        around = Around(caller=caller.peer.spiffe_id, task=task, facts=facts, chain=chain, now=now)
+        around = Around(caller=caller.subject, task=task, facts=facts, chain=chain, now=now)
         judged = judge_call(
             around, call, catalog, policy=self._policy, arguments=self._arguments
         )  # C2, C3, C4
@@ -123,7 +123,7 @@ class AuthorizeAction:
         self._decided("call", ruling.decision)
         if judged.ends_the_task:
             end = TaskEnd(cause=EndCause.FINGERPRINT_CHANGED, at=now)
-            await self._end_task(task_id, end, actor=str(caller.peer.spiffe_id), request_id=caller.request_id)
+            await self._end_task(task_id, end, actor=caller.actor, request_id=caller.request_id)
         return Authorization(
             action=action,
             decision=ruling.decision,
@@ -132,12 +132,12 @@ class AuthorizeAction:
         )
 
     async def _record(
-        self, caller: Caller, context: CallContext, action: Action, ruling: Ruling, catalog: Catalog
+        self, caller: AskingCaller, context: CallContext, action: Action, ruling: Ruling, catalog: Catalog
     ) -> None:
         event = AuditEvent(
             kind=AuditKind.ACTION_ALLOWED if action.allowed else AuditKind.ACTION_DENIED,
             at=action.at,
-            actor=str(caller.peer.spiffe_id),
+            actor=caller.actor,
             task_id=action.task_id,
             request_id=caller.request_id,
             facts={
@@ -146,7 +146,7 @@ class AuthorizeAction:
                 **decided_facts(ruling.decision),
                 "catalog": catalog.digest,
                 **({} if action.allowed else refusal_facts(ruling)),
-                **caller.peer.as_facts(),
+                **caller.as_facts(),
             },
         )
         await self._store.commit([RecordAction(action=action), Append(event=event)])

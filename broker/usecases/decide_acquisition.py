@@ -98,7 +98,7 @@ class DecideAcquisition:
         """
         now = self._clock.now()
         task, facts = await own_active_task(
-            self._store, caller.peer, request.task_id, now, key=request.idempotency_key
+            self._store, caller.peer.spiffe_id, request.task_id, now, key=request.idempotency_key
         )  # A1, rule R7
         if facts.holds_key is not None:  # A2
             if facts.holds_key.request_digest != request.digest:

@@ -10,7 +10,7 @@ from broker.domain.identifiers import TaskId
 from broker.ports.policy import CatalogSource, PolicyEngine
 from broker.ports.store import Store
 from broker.ports.system import Clock
-from broker.usecases.caller import Caller
+from broker.usecases.caller import AskingCaller
 from broker.usecases.chains import Chains
 from broker.usecases.ownership import own_active_task
 from broker.usecases.ruling import demand_room
@@ -34,15 +34,15 @@ class ListTools:
         self._chains = chains
         self._clock = clock
 
-    async def __call__(self, caller: Caller, task_id: TaskId) -> tuple[Tool, ...]:
+    async def __call__(self, caller: AskingCaller, task_id: TaskId) -> tuple[Tool, ...]:
         """Return the tools by name.
 
         Raises:
-            TaskNotFoundError: not a task of the caller's.
+            TaskNotFoundError: not a task of the caller's, or of whom it asks for.
             TaskNotActiveError: the task is ending or has ended.
         """
         now = self._clock.now()
-        task, facts = await own_active_task(self._store, caller.peer, task_id, now)
+        task, facts = await own_active_task(self._store, caller.subject, task_id, now)
         catalog = self._catalogs.current()
         task_type = catalog.task_types.get(task.task_type)
         if task_type is None:
@@ -62,7 +62,7 @@ class ListTools:
             if task_type.chain.objection(chain, tool.name, now) is not None:
                 return False
             context = CallContext(
-                caller=caller.peer.spiffe_id,
+                caller=caller.subject,
                 task=task,
                 tool_name=tool.name,
                 tool=tool,

@@ -11,6 +11,7 @@ from broker.domain.errors import LeaseNotFoundError, TaskNotActiveError, TaskNot
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import Lease
 from broker.domain.peer import VerifiedPeer
+from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
 from broker.ports.store import ActionFacts, Store
 from broker.usecases.ruling import MOST_DENIED
@@ -44,17 +45,17 @@ async def own_lease(store: Store, peer: VerifiedPeer, lease_id: LeaseId) -> tupl
 
 
 async def own_active_task(
-    store: Store, peer: VerifiedPeer, task_id: TaskId, now: datetime, *, key: str | None = None
+    store: Store, owner: SpiffeId, task_id: TaskId, now: datetime, *, key: str | None = None
 ) -> tuple[Task, ActionFacts]:
-    """Return the caller's active task, and what a decision about it needs; `key` as of `Store.action_facts`.
+    """Return the active task of `owner`, who calls or is asked for, and what a decision about it needs; `key` as of `Store.action_facts`.
 
     Raises:
-        TaskNotFoundError: no such task, or not the caller's.
+        TaskNotFoundError: no such task, or not the owner's.
         TaskNotActiveError: it is ending or has ended.
     """
     facts = await store.action_facts(task_id, now, MOST_DENIED, key=key)
     task = facts.task
-    if task is None or task.owner != peer.spiffe_id:
+    if task is None or task.owner != owner:
         raise TaskNotFoundError
     if task.state is not TaskState.ACTIVE:
         raise TaskNotActiveError

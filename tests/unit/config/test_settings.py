@@ -73,6 +73,15 @@ WRONG: dict[str, tuple[int, str, str, str]] = {
         5, "catalog: c\nlisten: 127.0.0.1:1\njwt_svids: {audience: a, listen: 127.0.0.1:1, methods: [TaskService/GetTask]}",
         "jwt_svids", "give another address than listen",
     ),
+    "AuthZEN at no address": (5, "catalog: c\nauthzen: {listen: x}", "authzen.listen", "give an address and a port"),
+    "AuthZEN at nothing": (5, "catalog: c\nauthzen: {}", "authzen.listen", "is missing"),
+    "AuthZEN on a socket": (5, "catalog: c\nauthzen: {listen: 'unix:/run/x'}", "authzen.listen", "give an address and a port"),
+    "AuthZEN with a key too many": (
+        5, "catalog: c\nauthzen: {listen: '127.0.0.1:2', tls: false}", "authzen.tls", "unknown key",
+    ),
+    "AuthZEN where gRPC is": (
+        5, "catalog: c\nlisten: 127.0.0.1:1\nauthzen: {listen: 127.0.0.1:1}", "authzen", "give an address of its own",
+    ),
     "tokens without an audience": (
         5, "catalog: c\njwt_svids: {listen: 127.0.0.1:1, methods: [TaskService/GetTask]}", "jwt_svids.audience", "is missing",
     ),
@@ -175,6 +184,13 @@ def test_the_short_file_has_defaults_that_bind_to_this_machine(tmp_path: Path) -
     assert settings.shutdown_grace == settings.vault.timeout == timedelta(seconds=10)
     assert (settings.vault.allow_plain_http, settings.vault.ca_file) == (False, None)
     assert (settings.limits.max_message_bytes, settings.limits.max_concurrent_calls) == (65536, 1024)
+
+
+def test_there_is_an_authzen_door_only_where_one_is_wanted(tmp_path: Path) -> None:
+    assert load_settings(write(tmp_path, SETTINGS, "broker.yaml")).authzen is None
+    wanted = load_settings(write(tmp_path, SETTINGS + "authzen: {listen: '0.0.0.0:8446'}\n", "broker.yaml"))
+    assert wanted.authzen is not None
+    assert wanted.authzen.listen == "0.0.0.0:8446"
 
 
 def test_paths_are_relative_to_the_file_and_not_to_where_one_stands(

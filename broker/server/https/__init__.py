@@ -1,0 +1,1 @@
+"""HTTPS doors: what is checked before each request, strict JSON, and errors as HTTP statuses."""
