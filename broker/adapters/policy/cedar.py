@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -18,6 +18,7 @@ from typing import Final, Self, TypeVar
 import cedarpy
 
 from broker.adapters.policy.facts import CannotBeAskedError, Context, Entry, Facts, facts_of
+from broker.adapters.policy.looks import Looks, looks_of
 from broker.adapters.policy.lru import Lru
 from broker.adapters.policy.reading import (
     Policy,
@@ -26,7 +27,7 @@ from broker.adapters.policy.reading import (
     read_policies,
 )
 from broker.adapters.policy.schema import attributes_of, schema_for
-from broker.adapters.policy.slices import Slice, Slices
+from broker.adapters.policy.slices import Question, Slice, Slices
 from broker.config.reading import Problem
 from broker.domain.catalog import Catalog
 from broker.domain.decision import AcquireContext, CallContext, Decision, DeclareContext, Verdict
@@ -39,6 +40,7 @@ DECISION_PREFIX: Final = "cedar:"
 DEFAULT: Final = f"{DECISION_PREFIX}default"
 ERROR: Final = f"{DECISION_PREFIX}error"
 _ENTITIES: Final = 8192
+_ANSWERS: Final = 16_384
 _STRICTEST: Final = (DenialClass.STRUCTURAL, DenialClass.GRANTABLE, DenialClass.TRANSIENT)
 T = TypeVar("T")
 _NAMED: Final = re.compile(r"policy `([^`]+)`")
@@ -60,11 +62,22 @@ class Answer:
     failing: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    entry: Entry
+    answer: Answer
+
+
 class CedarPolicies:
     """See the module. Never changes; what it keeps are compiled forms."""
 
-    def __init__(self, policies: tuple[Policy, ...], catalog: Catalog, *, sliced: bool = True) -> None:
-        """Of policies that were checked; `load` is the way to them. Unsliced it asks all policies each time."""
+    def __init__(
+        self, policies: tuple[Policy, ...], catalog: Catalog, *, sliced: bool = True, remembers: bool = True
+    ) -> None:
+        """Of policies that were checked; `load` is the way to them.
+
+        Unsliced it asks all policies each time; without memory, each time anew. Both answer the same.
+        """
         self.policies: Final = policies
         self.catalog_digest: Final = catalog.digest
         self.notices: Final = notices(policies, _known(catalog))
@@ -73,6 +86,10 @@ class CedarPolicies:
         self._schema: Final = cedarpy.Schema.from_str(schema_for(catalog))
         self._slices: Final = Slices(policies)
         self._sliced: Final = sliced
+        self._looks: Final[Lru[Question, Looks]] = Lru(_ENTITIES)
+        self._answers: Final[Lru[tuple[Question, tuple[Hashable, ...]], _Remembered] | None] = (
+            Lru(_ANSWERS) if remembers else None
+        )
         self._entities: Final[Lru[tuple[str, str, str, str], _Entities]] = Lru(_ENTITIES)
 
     @classmethod
@@ -130,6 +147,20 @@ class CedarPolicies:
         allowed = result.decision is cedarpy.Decision.Allow
         return Answer(allowed=allowed, determining=tuple(sorted(result.diagnostics.reasons)))
 
+    def _answer(self, facts: Facts) -> Answer:
+        """What `ask` says; from memory where the same was asked before in all that these policies look at."""
+        if self._answers is None:
+            return self.ask(facts, self.slice(facts).compiled)
+        looks = self._looks.get(facts.question, lambda: looks_of(self.slice(facts).policies))
+        values = looks.values(facts)
+        if values is None:
+            return self.ask(facts, self.slice(facts).compiled)
+        return self._answers.get(
+            (facts.question, values),
+            lambda: _Remembered(facts.entry, self.ask(facts, self.slice(facts).compiled)),
+            still_good=lambda found: found.entry is facts.entry and not found.answer.failed,
+        ).answer
+
     def decide(self, context: Context, catalog: Catalog) -> Decision:
         """Decide, whatever it is."""
         return _guarded(lambda: self._decision(context, catalog), otherwise=_failed(()))
@@ -139,7 +170,7 @@ class CedarPolicies:
             facts = self.facts(context, catalog)
         except CannotBeAskedError as error:
             return _denied((DEFAULT,), str(error), DenialClass.STRUCTURAL)
-        answer = self.ask(facts, self.slice(facts).compiled)
+        answer = self._answer(facts)
         if answer.failed:
             logger.error(
                 "a decision FAILED and so denies: action %s, resource %s, policies %s",

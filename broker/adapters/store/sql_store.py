@@ -17,7 +17,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -62,7 +62,30 @@ class Commit:
     """What waits for the writer."""
 
     changes: Sequence[Change]
-    done: Future[None]
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[None]
+    """Of `loop`, and touched by it alone."""
+    refusal: Exception | None = None
+
+
+def _answer(batch: Sequence[Commit]) -> None:
+    """Wake whoever waits, once for each loop: a loop that is woken for each commit of a batch does little else."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Commit]] = {}
+    for commit in batch:
+        by_loop.setdefault(commit.loop, []).append(commit)
+    for loop, commits in by_loop.items():
+        with suppress(RuntimeError):  # closed: nobody waits there any more
+            loop.call_soon_threadsafe(_settle, commits)
+
+
+def _settle(commits: Sequence[Commit]) -> None:
+    for commit in commits:
+        if commit.done.done():
+            continue  # whoever waited went away
+        if commit.refusal is None:
+            commit.done.set_result(None)
+        else:
+            commit.done.set_exception(commit.refusal)
 
 
 class SqlStore(ABC):
@@ -119,9 +142,10 @@ class SqlStore(ABC):
         """Apply all `changes` or none, durably. A caller that is cancelled does not undo it."""
         if not self._writes or self._closing or not self._writer.is_alive():
             raise StoreUnavailableError
-        done: Future[None] = Future()
-        self._queue.put(Commit(changes, done))
-        await self._bounded(asyncio.shield(asyncio.wrap_future(done)))
+        loop = asyncio.get_running_loop()
+        commit = Commit(changes, loop, loop.create_future())
+        self._queue.put(commit)
+        await self._bounded(commit.done)
 
     async def try_again(self) -> bool:
         """Whether it works: where the last write or read did not, another is tried, which changes nothing."""
@@ -282,8 +306,8 @@ class SqlStore(ABC):
                     self._add_waiting(batch) or stopping
                 )  # they have waited as long, and would fare no better
                 for commit in batch:
-                    if not commit.done.done():
-                        commit.done.set_exception(StoreUnavailableError())
+                    commit.refusal = StoreUnavailableError()
+                _answer(batch)
                 self._settled(None)
                 self.writable = False
                 if session is not None:
@@ -342,11 +366,9 @@ class SqlStore(ABC):
                 session.script("RELEASE one")
         if not (alone and refused):
             self._finish(session, applied, head)
-        for index, commit in enumerate(batch):
-            if index in refused:
-                commit.done.set_exception(refused[index])
-            else:
-                commit.done.set_result(None)
+        for index, refusal in refused.items():
+            batch[index].refusal = refusal
+        _answer(batch)
 
     def _finish(self, session: WritingSession, applied: Sequence[Change], head: ChainHead | None) -> None:
         if not self.writable:  # a commit without changes would not show whether the disk takes one
