@@ -34,6 +34,7 @@ from broker.adapters.store.postgresql_session import WRITERS, PostgresSession, c
 from broker.adapters.store.schema import metadata
 from broker.adapters.store.session import Session
 from broker.adapters.store.sql_store import SqlStore, StoreUnusableError
+from broker.adapters.store.thread_writer import ThreadWriter
 from broker.domain.audit import ChainHead
 from broker.domain.changes import Append, Change
 from broker.domain.errors import StoreUnavailableError
@@ -196,13 +197,17 @@ class PostgresStore(SqlStore):
             connection = self.connect()
         except OSError as error:
             raise psycopg.OperationalError(str(error)) from error
-        writes = self._writes and threading.current_thread() is self._writer
+        writing = self._writer.thread if isinstance(self._writer, ThreadWriter) else None
+        writes = threading.current_thread() is writing
         if not self._writes:
             connection.execute("SET default_transaction_read_only = on")
         session = PostgresSession(connection, again=self.connect, holder=self._claims.holder, writes=writes)
         if writes:
             self.writer_pid = session.pid
         return session
+
+    def _make_writer(self) -> ThreadWriter:
+        return ThreadWriter(self)
 
     def _head_of_chain(self, session: Session) -> ChainHead | None:
         row = session.head if isinstance(session, PostgresSession) else None

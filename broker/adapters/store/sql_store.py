@@ -1,8 +1,7 @@
-"""What the stores in SQL have in common: one thread that writes, a few that read.
+"""What the stores in SQL have in common: a writer, and a few threads that read.
 
 The writer takes whatever commits are waiting, applies each in a savepoint of its own inside one transaction, makes them
-durable together, and only then answers: commits that arrive together share the disk's time, one that arrives alone
-waits for nobody.
+durable together, and only then answers. Where that happens is each database's own (loop_writer.py, thread_writer.py).
 
 What always holds: `commit` returns after the data is durable, or raises and nothing of it is applied; a database that
 fails makes StoreUnavailableError, and the store works again when the database does.
@@ -12,18 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Final, TypeVar
 
 from broker.adapters.store import chain_sql, lease_pages, reading, writing
+from broker.adapters.store.committing import Applied, Commit, Writer
 from broker.adapters.store.session import Session, WritingSession
 from broker.domain.actions import Action
 from broker.domain.audit import AuditRecord, ChainHead
@@ -48,44 +46,12 @@ from broker.ports.store import (
 
 logger = logging.getLogger(__name__)
 
-_BATCH: Final = 128
 _READERS: Final = 4
 Result = TypeVar("Result")
 
 
 class StoreUnusableError(Exception):
     """The database cannot be made or reached, or is not a store; says which and why."""
-
-
-@dataclass(slots=True)
-class Commit:
-    """What waits for the writer."""
-
-    changes: Sequence[Change]
-    loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[None]
-    """Of `loop`, and touched by it alone."""
-    refusal: Exception | None = None
-
-
-def _answer(batch: Sequence[Commit]) -> None:
-    """Wake whoever waits, once for each loop: a loop that is woken for each commit of a batch does little else."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[Commit]] = {}
-    for commit in batch:
-        by_loop.setdefault(commit.loop, []).append(commit)
-    for loop, commits in by_loop.items():
-        with suppress(RuntimeError):  # closed: nobody waits there any more
-            loop.call_soon_threadsafe(_settle, commits)
-
-
-def _settle(commits: Sequence[Commit]) -> None:
-    for commit in commits:
-        if commit.done.done():
-            continue  # whoever waited went away
-        if commit.refusal is None:
-            commit.done.set_result(None)
-        else:
-            commit.done.set_exception(commit.refusal)
 
 
 class SqlStore(ABC):
@@ -99,7 +65,7 @@ class SqlStore(ABC):
 
     def __init__(self, *, writes: bool) -> None:
         self._writes = writes
-        self._queue: queue.SimpleQueue[Commit | None] = queue.SimpleQueue()
+        self._writer: Writer | None = None
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-read")
         self._local = threading.local()
         self._sessions: list[WritingSession] = []
@@ -108,18 +74,25 @@ class SqlStore(ABC):
         """Whether the last write worked."""
         self.readable = True
         """Whether the last read worked."""
-        self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
 
     def start(self) -> None:
         """Begin to write, now that the database is known to be usable."""
         if self._writes:
-            self._writer.start()
+            self._writer = self._make_writer()
 
     # What each database does in its own way ----------------------------------------------------------------
 
     @abstractmethod
     def _open_session(self) -> WritingSession:
         """Connect."""
+
+    def _open_writing_session(self) -> WritingSession:
+        """Connect, for the writer."""
+        return self._open_session()
+
+    @abstractmethod
+    def _make_writer(self) -> Writer:
+        """Whoever makes commits durable here."""
 
     @abstractmethod
     def _head_of_chain(self, session: Session) -> ChainHead | None:
@@ -140,11 +113,11 @@ class SqlStore(ABC):
 
     async def commit(self, changes: Sequence[Change]) -> None:
         """Apply all `changes` or none, durably. A caller that is cancelled does not undo it."""
-        if not self._writes or self._closing or not self._writer.is_alive():
+        if self._writer is None or self._closing or not self._writer.works:
             raise StoreUnavailableError
         loop = asyncio.get_running_loop()
         commit = Commit(changes, loop, loop.create_future())
-        self._queue.put(commit)
+        self._writer.add(commit)
         await self._bounded(commit.done)
 
     async def try_again(self) -> bool:
@@ -243,9 +216,8 @@ class SqlStore(ABC):
     async def close(self) -> None:
         """Finish what was committed, then let go of the database."""
         self._closing = True  # what came after the end of the queue would never be answered
-        if self._writer.is_alive():
-            self._queue.put(None)
-            await asyncio.to_thread(self._writer.join)
+        if self._writer is not None:
+            await self._writer.close()
         await asyncio.to_thread(self._readers.shutdown)
         for session in self._sessions:
             session.close()
@@ -286,37 +258,9 @@ class SqlStore(ABC):
                 self.readable = True
                 return found
 
-    # The writer's thread -----------------------------------------------------------------------------------
+    # What a writer asks (committing.Writes) ------------------------------------------------------------------
 
-    def _write(self) -> None:
-        session: WritingSession | None = None
-        stopping = False
-        while not stopping:
-            first = self._queue.get()
-            if first is None:
-                break
-            batch = [first]
-            try:
-                session = self._begun(session)
-                stopping = self._add_waiting(batch)  # also what came while another replica had its turn
-                self._write_batch(session, batch)
-            except Exception as error:  # noqa: BLE001 - whatever it is, nothing of the batch is applied
-                logger.error("store: a write failed: %s", self._kind(error))
-                stopping = (
-                    self._add_waiting(batch) or stopping
-                )  # they have waited as long, and would fare no better
-                for commit in batch:
-                    commit.refusal = StoreUnavailableError()
-                _answer(batch)
-                self._settled(None)
-                self.writable = False
-                if session is not None:
-                    self._discard(session)
-                session = None
-        if session is not None:
-            session.close()
-
-    def _begun(self, session: WritingSession | None) -> WritingSession:
+    def begun(self, session: WritingSession | None) -> WritingSession:
         """A session with a transaction: a new one where there is none, or where the old one's connection was lost."""
         if session is not None:
             try:
@@ -327,7 +271,7 @@ class SqlStore(ABC):
                 self._discard(session)
             else:
                 return session
-        session = self._open_session()
+        session = self._open_writing_session()
         try:
             session.begin()
         except BaseException:
@@ -335,48 +279,44 @@ class SqlStore(ABC):
             raise
         return session
 
-    def _add_waiting(self, batch: list[Commit]) -> bool:
-        """Add what waits; whether the end of the queue was among it."""
-        while len(batch) < _BATCH:
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                return False
-            if item is None:
-                return True
-            batch.append(item)
-        return False
-
-    def _write_batch(self, session: WritingSession, batch: list[Commit]) -> None:
+    def apply(self, session: WritingSession, batch: Sequence[Commit]) -> Applied | None:
+        """Apply a batch, each commit in a savepoint of its own."""
         head = self._head_of_chain(session)
-        refused: dict[int, Exception] = {}
         applied: list[Change] = []
         alone = len(batch) == 1  # then there is nothing beside it that has to be kept
-        for index, commit in enumerate(batch):
+        for commit in batch:
             if not alone:
                 session.script("SAVEPOINT one")
             try:
                 head = writing.apply(session, commit.changes, head)
             except (ConflictError, *self.bad_values) as error:  # type: ignore[misc]  # all are exceptions
                 session.script("ROLLBACK" if alone else "ROLLBACK TO one")
-                refused[index] = self._refusal(error)
+                commit.refusal = self._refusal(error)
+                if alone:
+                    return None
             else:
                 applied += commit.changes
             if not alone:
                 session.script("RELEASE one")
-        if not (alone and refused):
-            self._finish(session, applied, head)
-        for index, refusal in refused.items():
-            batch[index].refusal = refusal
-        _answer(batch)
-
-    def _finish(self, session: WritingSession, applied: Sequence[Change], head: ChainHead | None) -> None:
         if not self.writable:  # a commit without changes would not show whether the disk takes one
             session.change(writing.NOTHING)
         self._applied(session, applied, head)
-        session.commit()
+        return Applied(head)
+
+    def durable(self, applied: Applied) -> None:
+        """It was committed."""
         self.writable = True
-        self._settled(head)
+        self._settled(applied.head)
+
+    def failed(self, batch: Sequence[Commit], session: WritingSession | None, error: Exception) -> None:
+        """Nothing of it is applied, and nothing is known of the database."""
+        logger.error("store: a write failed: %s", self._kind(error))
+        for commit in batch:
+            commit.refusal = StoreUnavailableError()
+        self._settled(None)
+        self.writable = False
+        if session is not None:
+            self._discard(session)
 
     @staticmethod
     def _refusal(error: Exception) -> Exception:

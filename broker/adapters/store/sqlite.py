@@ -11,6 +11,7 @@ import json
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,9 +23,10 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from broker.adapters.store import chain_sql, reading
+from broker.adapters.store.loop_writer import LoopWriter
 from broker.adapters.store.migrating import migrate
 from broker.adapters.store.schema import leases
-from broker.adapters.store.session import Session, Statement
+from broker.adapters.store.session import Session, Statement, WritingSession
 from broker.adapters.store.sql_store import SqlStore, StoreUnusableError
 from broker.adapters.store.sqlite_session import SqliteSession
 from broker.domain.audit import ChainHead
@@ -35,6 +37,8 @@ from broker.domain.task import Task
 from broker.ports.store import ActionFacts
 
 _BUSY_SECONDS: Final = 5
+_BETWEEN_TRIES: Final = 0.01
+_HELD: Final = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED"})
 
 
 def _besides(wanted: Statement) -> Statement:
@@ -119,7 +123,7 @@ class SqliteStore(SqlStore):
     def _quick_session(self) -> SqliteSession:
         """Of the loop's thread, which waits for nobody."""
         if self._quick is None or self._quick[0] != threading.get_ident():
-            session = self._open_session(busy_seconds=0)
+            session = self._session(busy_seconds=0)
             self._sessions.append(session)
             self._quick = (threading.get_ident(), session)
         return self._quick[1]
@@ -160,6 +164,28 @@ class SqliteStore(SqlStore):
         """Always this process's."""
         return True
 
+    def begun_at_once(self, session: WritingSession) -> bool:
+        """See loop_writer.QuickWrites: the writer's session waits for nobody by itself."""
+        try:
+            session.begin()
+        except sqlite3.OperationalError:
+            return False
+        return True
+
+    def begun(self, session: WritingSession | None) -> WritingSession:
+        """As everywhere, but waits for other programs that hold the file."""
+        end = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                return super().begun(session)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorname not in _HELD or time.monotonic() > end:
+                    raise
+                time.sleep(_BETWEEN_TRIES)
+
+    def _make_writer(self) -> LoopWriter:
+        return LoopWriter(self)
+
     def _head_of_chain(self, session: Session) -> ChainHead | None:
         if not self._head_known:
             self._head = reading.audit_head(session)
@@ -175,7 +201,13 @@ class SqliteStore(SqlStore):
             self._lock.close()
             self._lock = None
 
-    def _open_session(self, *, busy_seconds: float = _BUSY_SECONDS) -> SqliteSession:
+    def _open_session(self) -> SqliteSession:
+        return self._session(busy_seconds=_BUSY_SECONDS)
+
+    def _open_writing_session(self) -> SqliteSession:
+        return self._session(busy_seconds=0)  # `begun` waits by itself, and `begun_at_once` does not
+
+    def _session(self, *, busy_seconds: float) -> SqliteSession:
         mode = "ro" if self._lock is None else "rw"
         connection = sqlite3.connect(
             f"file:{self._path}?mode={mode}",

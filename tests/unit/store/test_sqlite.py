@@ -6,7 +6,7 @@ import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,11 @@ import pytest_asyncio
 
 from broker.adapters.store import reading
 from broker.adapters.store import sqlite as sqlite_module
+from broker.adapters.store.committing import Applied, Commit
+from broker.adapters.store.session import WritingSession
 from broker.adapters.store.sqlite import SqliteStore, StoreInUseError
 from broker.adapters.store.sqlite_session import SqliteSession
-from broker.domain.audit import verify_chain
+from broker.domain.audit import ChainFault, verify_chain
 from broker.domain.changes import Append, Change, CreateTask, TouchTask
 from broker.domain.errors import StoreUnavailableError
 from broker.domain.identifiers import TaskId
@@ -46,15 +48,20 @@ class Pause:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entered = threading.Event()
         self.go_on = threading.Event()
-        script = SqliteSession.script
+        commit = SqliteSession.commit
 
-        def paused(session: SqliteSession, sql: str) -> None:
-            if sql == "COMMIT" and not self.go_on.is_set():
+        def paused(session: SqliteSession) -> None:
+            if not self.go_on.is_set():
                 self.entered.set()
                 assert self.go_on.wait(10)
-            script(session, sql)
+            commit(session)
 
-        monkeypatch.setattr(SqliteSession, "script", paused)
+        monkeypatch.setattr(SqliteSession, "commit", paused)
+
+    async def is_held(self) -> None:
+        assert await asyncio.to_thread(self.entered.wait, 10), (
+            "the writer never came to the end of a transaction"
+        )
 
 
 @pytest.fixture
@@ -123,15 +130,15 @@ async def test_commits_that_wait_share_one_transaction_and_each_has_its_own_answ
     store: SqliteStore, pause: Pause, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    write_batch = SqliteStore._write_batch
+    apply = SqliteStore.apply
 
-    def counted(self: SqliteStore, session: SqliteSession, batch: list[object]) -> None:
+    def counted(self: SqliteStore, session: WritingSession, batch: Sequence[Commit]) -> Applied | None:
         sizes.append(len(batch))
-        write_batch(self, session, batch)  # type: ignore[arg-type]
+        return apply(self, session, batch)
 
-    monkeypatch.setattr(SqliteStore, "_write_batch", counted)
+    monkeypatch.setattr(SqliteStore, "apply", counted)
     first = asyncio.create_task(store.commit([CreateTask(task=a_task(), max_live=9)]))
-    await asyncio.to_thread(pause.entered.wait, 10)
+    await pause.is_held()
     touch = TouchTask(task_id=TASK, heartbeat_due=NOON)
     bad = TouchTask(task_id=TaskId("task-never"), heartbeat_due=NOON)
     work = [
@@ -156,7 +163,7 @@ async def test_a_caller_that_goes_away_undoes_neither_its_commit_nor_its_neighbo
     store: SqliteStore, pause: Pause
 ) -> None:
     first = asyncio.create_task(store.commit(APPEND))
-    await asyncio.to_thread(pause.entered.wait, 10)
+    await pause.is_held()
     gone, neighbour = (asyncio.create_task(store.commit(APPEND)) for _ in range(2))
     await asyncio.sleep(0)
     gone.cancel()
@@ -169,7 +176,7 @@ async def test_a_caller_that_goes_away_undoes_neither_its_commit_nor_its_neighbo
 
 async def test_closing_finishes_what_was_committed(store: SqliteStore, pause: Pause, path: Path) -> None:
     work = [asyncio.create_task(store.commit(APPEND)) for _ in range(3)]
-    await asyncio.to_thread(pause.entered.wait, 10)
+    await pause.is_held()
     closing = asyncio.create_task(store.close())
     await asyncio.sleep(0)
     pause.go_on.set()
@@ -182,7 +189,7 @@ async def test_a_commit_that_comes_while_closing_is_refused_and_does_not_hang(
     store: SqliteStore, pause: Pause
 ) -> None:
     first = asyncio.create_task(store.commit(APPEND))
-    await asyncio.to_thread(pause.entered.wait, 10)
+    await pause.is_held()
     closing = asyncio.create_task(store.close())
     await asyncio.sleep(0)
     late = asyncio.create_task(store.commit(APPEND))
@@ -292,3 +299,63 @@ async def test_it_knows_whether_it_can_be_written_and_finds_out_by_itself(
     assert not store.writable, "nobody wrote since"
     assert await store.try_again()
     assert await store.audit_head() is None
+
+
+async def test_readers_go_on_while_the_disk_takes_its_time(store: SqliteStore, pause: Pause) -> None:
+    """The loop is never the one that waits for the disk."""
+    work = asyncio.create_task(store.commit([CreateTask(task=a_task(), max_live=9)]))
+    await pause.is_held()
+    facts = await asyncio.wait_for(store.action_facts(TASK, NOON, 9), 5)
+    assert facts.task is None, "not durable yet"
+    assert not work.done()
+    pause.go_on.set()
+    await work
+    assert (await store.action_facts(TASK, NOON, 9)).task is not None
+
+
+async def test_closing_finishes_what_was_added(path: Path, pause: Pause) -> None:
+    store = SqliteStore.open(url(path))
+    work = [asyncio.create_task(store.commit(APPEND)) for _ in range(3)]
+    await pause.is_held()
+    closing = asyncio.create_task(store.close())
+    await asyncio.wait({closing}, timeout=0.05)
+    with pytest.raises(StoreUnavailableError):
+        await store.commit(APPEND)
+    pause.go_on.set()
+    await asyncio.gather(*work)
+    await closing
+    assert len(await records_of(path)) == 3
+
+
+async def test_whoever_goes_away_undoes_nothing(store: SqliteStore, pause: Pause) -> None:
+    work = [asyncio.create_task(store.commit(APPEND)) for _ in range(3)]
+    await pause.is_held()
+    for one in work:
+        one.cancel()
+    await asyncio.gather(*work, return_exceptions=True)
+    pause.go_on.set()
+    await store.commit(APPEND)
+    assert len(await store.audit_records(0, 99)) == 4
+
+
+def test_a_loop_that_ended_in_the_middle_leaves_its_place_to_the_next(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore.open(url(path))
+    held = Pause(monkeypatch)
+
+    async def abandoned() -> None:
+        asyncio.create_task(store.commit(APPEND))  # noqa: RUF006 - it is given up
+        await held.is_held()
+
+    asyncio.run(abandoned())
+    held.go_on.set()
+
+    async def goes_on() -> None:
+        await asyncio.wait_for(store.commit(APPEND), 10)
+        await store.close()
+
+    asyncio.run(goes_on())
+    records = asyncio.run(records_of(path))
+    assert len(records) in {1, 2}, "the first was durable, or it was not"
+    assert not isinstance(verify_chain(records), ChainFault)

@@ -1,0 +1,152 @@
+"""Commits that are applied on the event loop's own thread, and made durable on another.
+
+For SQLite: applying takes some ten microseconds a commit, of this process's own memory. On a thread of its own it would take
+several times that, because the two threads would wait for each other at each statement. Only what really waits, the disk and
+other programs that hold the file, is left to the other thread; whatever arrives meanwhile is the next batch.
+
+What always holds: at any moment one thread alone uses the session; a batch is answered after its COMMIT returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, Protocol
+
+from broker.adapters.store.committing import MOST_AT_ONCE, Applied, Commit, Writes, answer
+from broker.adapters.store.session import WritingSession
+
+
+class QuickWrites(Writes, Protocol):
+    """Writes, for a database whose lock is taken at once or not at all."""
+
+    def begun_at_once(self, session: WritingSession) -> bool:
+        """Begin a transaction if nobody keeps it waiting."""
+        ...
+
+
+class LoopWriter:
+    """Implements committing.Writer. Of one loop at a time; a loop that ended leaves its place to the next."""
+
+    def __init__(self, writes: QuickWrites) -> None:
+        self._writes = writes
+        self._waits: Final = ThreadPoolExecutor(1, thread_name_prefix="store-write")
+        self._lock: Final = threading.Lock()
+        self._waiting: list[Commit] = []
+        self._under_way: list[Commit] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The loop that is at it; None while nothing is under way."""
+        self._session: WritingSession | None = None
+        self._closed = False
+
+    @property
+    def works(self) -> bool:
+        """Until it is closed."""
+        return not self._closed
+
+    def add(self, commit: Commit) -> None:
+        """Take one, in its loop's thread."""
+        with self._lock:
+            self._waiting.append(commit)
+            if self._loop is not None and not self._loop.is_closed():
+                return
+            abandoned = self._loop is not None
+            self._loop = commit.loop
+        if abandoned:
+            self._elsewhere(self._start_anew, self._opened)
+        else:
+            self._begin()
+
+    async def close(self) -> None:
+        """Finish what was added."""
+        self._closed = True
+        loop = asyncio.get_running_loop()
+        while self._loop is not None and not self._loop.is_closed():
+            last = Commit((), loop, loop.create_future())
+            self.add(last)
+            await asyncio.wait({last.done})
+            last.done.exception()
+        await asyncio.to_thread(self._waits.shutdown)
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _begin(self) -> None:
+        """The next batch, if anything waits; else there is nothing to do until something does."""
+        with self._lock:
+            if not self._waiting:
+                self._loop = None
+                return
+        if self._session is not None and self._writes.begun_at_once(self._session):
+            self._apply()
+        else:
+            self._elsewhere(self._open, self._opened)
+
+    def _open(self) -> None:
+        """In the other thread: wait for the lock."""
+        self._session = self._writes.begun(self._session)
+
+    def _start_anew(self) -> None:
+        """In the other thread, after a loop that ended in the middle of something: what was not durable is not."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        self._open()
+
+    def _opened(self, error: Exception | None) -> None:
+        if error is not None:
+            self._fail(error)
+        else:
+            self._apply()
+
+    def _apply(self) -> None:
+        assert self._session is not None  # noqa: S101 - it was begun
+        self._under_way = self._waiting[:MOST_AT_ONCE]
+        del self._waiting[:MOST_AT_ONCE]
+        try:
+            applied = self._writes.apply(self._session, self._under_way)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing of the batch is applied
+            self._fail(error)
+            return
+        if applied is None:
+            self._answered()
+        else:
+            self._elsewhere(self._session.commit, lambda error: self._committed(applied, error))
+
+    def _committed(self, applied: Applied, error: Exception | None) -> None:
+        if error is not None:
+            self._fail(error)
+            return
+        self._writes.durable(applied)
+        self._answered()
+
+    def _fail(self, error: Exception) -> None:
+        """Those that came meanwhile have waited as long, and would fare no better."""
+        self._under_way += self._waiting
+        self._waiting = []
+        self._writes.failed(self._under_way, self._session, error)
+        self._session = None
+        self._answered()
+
+    def _answered(self) -> None:
+        done, self._under_way = self._under_way, []
+        answer(done)
+        self._begin()
+
+    def _elsewhere(self, work: Callable[[], None], then: Callable[[Exception | None], None]) -> None:
+        """Do what may wait in the other thread, and go on here."""
+        loop = self._loop
+        assert loop is not None  # noqa: S101 - something is under way
+
+        def done(future: Future[None]) -> None:
+            error = future.exception()
+            if error is not None and not isinstance(error, Exception):
+                error = RuntimeError(type(error).__name__)
+            try:
+                loop.call_soon_threadsafe(then, error)
+            except RuntimeError:  # the loop has ended: the next one that commits starts anew
+                return
+
+        self._waits.submit(work).add_done_callback(done)
