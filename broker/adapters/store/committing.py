@@ -53,6 +53,10 @@ class Writes(Protocol):
         """Nothing of the batch is applied."""
         ...
 
+    def unsettled(self) -> None:
+        """What became of the last batch was never heard: nothing that was kept in memory holds."""
+        ...
+
 
 class Writer(Protocol):
     """Makes commits durable, those that arrive together in one transaction."""

@@ -93,6 +93,7 @@ class LoopWriter:
         if self._session is not None:
             self._session.close()
             self._session = None
+        self._writes.unsettled()
         self._open()
 
     def _opened(self, error: Exception | None) -> None:

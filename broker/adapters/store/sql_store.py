@@ -308,6 +308,10 @@ class SqlStore(ABC):
         self.writable = True
         self._settled(applied.head)
 
+    def unsettled(self) -> None:
+        """Nothing is known of the end of the chain."""
+        self._settled(None)
+
     def failed(self, batch: Sequence[Commit], session: WritingSession | None, error: Exception) -> None:
         """Nothing of it is applied, and nothing is known of the database."""
         logger.error("store: a write failed: %s", self._kind(error))

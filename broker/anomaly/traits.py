@@ -1,0 +1,154 @@
+"""What a step is, as far as combinations of steps matter, and how high it reaches."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from broker.anomaly.events import Decided
+from broker.domain.actions import ActionKind
+from broker.domain.classification import Classification
+from broker.domain.effects import EVERY_VERB, Verb
+from broker.domain.flows import Writes
+
+SECRET_WORDS: Final = frozenset(
+    {"secret", "secrets", "credential", "credentials", "token", "tokens", "password", "passwords", "vault"}
+)
+"""Words in a resource's path that say it holds secrets, beside a classification as restricted."""
+
+IDENTITY_WORDS: Final = frozenset(
+    {
+        "identity",
+        "identities",
+        "user",
+        "users",
+        "account",
+        "accounts",
+        "principal",
+        "principals",
+        "iam",
+        "members",
+    }
+)
+"""Words in a resource's path that say it holds identities."""
+
+_WORD: Final = re.compile(r"[^a-z]+")
+_LEVELS: Final = tuple(Classification)
+_POWER: Final = {
+    Verb.READ: 0,
+    Verb.CREATE: 1,
+    Verb.UPDATE: 1,
+    Verb.SEND: 2,
+    Verb.DELETE: 2,
+    Verb.EXECUTE: 2,
+    Verb.GRANT: 3,
+}
+
+
+class Trait(StrEnum):
+    """Something about a step."""
+
+    SECRETS = "reads secrets"
+    SENSITIVE = "reads confidential data"
+    UNTRUSTED = "reads what anybody wrote"
+    EGRESS = "writes outside"
+    LISTS_IDENTITIES = "reads identities"
+    MAKES_IDENTITY = "makes an identity or gives it rights"
+    DESTROYS = "destroys"
+    GRANTS = "gives rights"
+
+
+SOURCES: Final = frozenset({Trait.SECRETS, Trait.SENSITIVE, Trait.UNTRUSTED, Trait.LISTS_IDENTITIES})
+"""Traits of which a task has had only what was allowed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combination:
+    """Traits that are harmless each and dangerous one after the other."""
+
+    name: str
+    before: frozenset[Trait]
+    last: Trait
+    needs_evidence: bool
+    """Whether it is said only of task types of which enough was seen: too many do it for good reasons."""
+
+
+COMBINATIONS: Final = (
+    Combination(
+        name="secrets-then-egress",
+        before=frozenset({Trait.SECRETS}),
+        last=Trait.EGRESS,
+        needs_evidence=False,
+    ),
+    Combination(
+        name="identities-then-another",
+        before=frozenset({Trait.LISTS_IDENTITIES}),
+        last=Trait.MAKES_IDENTITY,
+        needs_evidence=False,
+    ),
+    Combination(
+        name="untrusted-and-confidential-then-egress",
+        before=frozenset({Trait.UNTRUSTED, Trait.SENSITIVE}),
+        last=Trait.EGRESS,
+        needs_evidence=False,
+    ),
+    Combination(
+        name="confidential-then-egress",
+        before=frozenset({Trait.SENSITIVE}),
+        last=Trait.EGRESS,
+        needs_evidence=True,
+    ),
+    Combination(
+        name="untrusted-then-destruction",
+        before=frozenset({Trait.UNTRUSTED}),
+        last=Trait.DESTROYS,
+        needs_evidence=True,
+    ),
+    Combination(
+        name="untrusted-then-rights",
+        before=frozenset({Trait.UNTRUSTED}),
+        last=Trait.GRANTS,
+        needs_evidence=False,
+    ),
+)
+
+
+def traits_of(decided: Decided) -> frozenset[Trait]:
+    """What this step is, allowed or not."""
+    effect = decided.effect
+    verbs = frozenset() if effect.verbs == EVERY_VERB else effect.verbs
+    reads = Verb.READ in effect.verbs
+    words = _words(effect.resource)
+    secret = decided.classification is Classification.RESTRICTED or words & SECRET_WORDS
+    gives = Verb.GRANT in verbs or (Verb.CREATE in verbs and words & IDENTITY_WORDS)
+    sends = Verb.SEND in verbs and effect.destination
+    found = {
+        Trait.SECRETS: reads and secret,
+        Trait.SENSITIVE: reads and level_of(decided) >= _LEVELS.index(Classification.CONFIDENTIAL),
+        Trait.UNTRUSTED: decided.reads_untrusted,
+        Trait.EGRESS: decided.writes is Writes.EXTERNAL or sends,
+        Trait.LISTS_IDENTITIES: decided.kind is ActionKind.TOOL and reads and words & IDENTITY_WORDS,
+        Trait.MAKES_IDENTITY: gives,
+        Trait.DESTROYS: decided.writes is Writes.DESTRUCTIVE or Verb.DELETE in verbs,
+        Trait.GRANTS: Verb.GRANT in verbs,
+    }
+    return frozenset(trait for trait, there in found.items() if there)
+
+
+def level_of(decided: Decided) -> int:
+    """How sensitive what it is about is: 0 to 3."""
+    return _LEVELS.index(decided.classification)
+
+
+def power_of(decided: Decided) -> int:
+    """How much it can do: 0 to 3. A credential whose role does not say is not counted as one that can do everything."""
+    if decided.effect.verbs == EVERY_VERB:
+        return 0
+    return max((_POWER[verb] for verb in decided.effect.verbs), default=0)
+
+
+def _words(resource: str) -> frozenset[str]:
+    """Words of the path, as far as it is looked at."""
+    return frozenset(_WORD.split(resource.casefold()[:512]))
