@@ -91,9 +91,12 @@ class ChainFault:
     what: str
 
 
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
 def canonical(event: AuditEvent) -> bytes:
     """The event as bytes, the same for the same content: sorted keys, no spaces, UTC with microseconds."""
-    return json.dumps(
+    return _CANONICAL.encode(
         {
             "kind": event.kind,
             "at": event.at.astimezone(UTC).isoformat(timespec="microseconds"),
@@ -102,10 +105,7 @@ def canonical(event: AuditEvent) -> bytes:
             "lease_id": event.lease_id,
             "request_id": event.request_id,
             "facts": event.facts,
-        },
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=True,
+        }
     ).encode()
 
 

@@ -131,6 +131,8 @@ class Gate(grpc.aio.ServerInterceptor):
         self._max_concurrent_calls = max_concurrent_calls
         self._clock = clock
         self._ids = ids
+        self._behind: dict[str, tuple[_Handler, grpc.RpcMethodHandler[Any, Any]]] = {}
+        """Each method's handler, and the same behind the gate."""
         self._under_way = 0
         self._operators_under_way = 0
         self.stopping = asyncio.Event()
@@ -204,6 +206,15 @@ class Gate(grpc.aio.ServerInterceptor):
         """Put the gate before whatever handler there is; where there is none, a refusal."""
         method = handler_call_details.method
         handler = await continuation(handler_call_details)
+        kept = self._behind.get(method)
+        if kept is not None and kept[0] is handler:
+            return kept[1]
+        guarded = self._guarded(method, handler)
+        if handler is not None:  # what nobody serves could be named by anybody, in any number
+            self._behind[method] = (handler, guarded)
+        return guarded
+
+    def _guarded(self, method: str, handler: _Handler | None) -> grpc.RpcMethodHandler[Any, Any]:
         if handler is None:
             return grpc.unary_unary_rpc_method_handler(self._unknown)
         if handler.unary_unary is not None:

@@ -20,6 +20,14 @@ class Observers:
         self, kind: Kind, name: str, *, task_id: str = "", carrier: Mapping[str, str] | None = None
     ) -> Iterator[Outcome]:
         """See ports.observing."""
+        if len(self._observers) == 1:
+            with self._observers[0].watch(kind, name, task_id=task_id, carrier=carrier) as outcome:
+                try:
+                    yield outcome
+                except BaseException as error:
+                    _say(outcome, error)
+                    raise
+            return
         outcome = Outcome()
         with ExitStack() as stack:
             theirs = [
@@ -29,9 +37,13 @@ class Observers:
             try:
                 yield outcome
             except BaseException as error:
-                if outcome.value == OK:
-                    outcome.value = error.reason if isinstance(error, BrokerError) else type(error).__name__
+                _say(outcome, error)
                 raise
             finally:
                 for one in theirs:
                     one.value = outcome.value
+
+
+def _say(outcome: Outcome, error: BaseException) -> None:
+    if outcome.value == OK:
+        outcome.value = error.reason if isinstance(error, BrokerError) else type(error).__name__

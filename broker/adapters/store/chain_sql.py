@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import bindparam, func, or_, select
@@ -74,10 +75,8 @@ def actions_of(session: Session, task_id: TaskId, after: int, limit: int) -> tup
     return tuple(action_of(row) for row in rows)
 
 
-def action_facts(
-    session: Session, task_id: TaskId, now: datetime, limit: int, key: str | None
-) -> ActionFacts:
-    """What a decision about the task needs, and who holds the idempotency key of an acquire."""
+def action_facts(session: Session, task_id: TaskId, now: datetime, limit: int) -> ActionFacts:
+    """What a decision about the task needs, without what holds an idempotency key."""
     rows = session.rows(_AROUND, b_task=task_id)
     if not rows:
         return ActionFacts(task=None, length=0, denied=(), live_leases=0, oldest_lease=None)
@@ -85,14 +84,29 @@ def action_facts(
     found = task_of(around)
     denied = session.rows(_DENIED, b_owner=str(found.owner), b_now=now, b_task=task_id, b_limit=limit)
     oldest = around["oldest"]
-    under_key = [] if key is None else leases_from(session.rows(_BY_KEY, b_task=task_id, b_key=key))
-    actions_under_key = [] if key is None else session.rows(_ACTION_BY_KEY, b_task=task_id, b_key=key)
     return ActionFacts(
         task=found,
         length=around["length"],
         denied=tuple(action_of(row) for row in denied),
         live_leases=around["live_leases"],
         oldest_lease=None if oldest is None else EPOCH + oldest * MICROSECOND,
-        holds_key=next((lease for lease in under_key if lease.holds_key), None),
-        under_key=action_of(actions_under_key[0]) if actions_under_key else None,
+    )
+
+
+def facts_with_key(
+    session: Session, task_id: TaskId, now: datetime, limit: int, key: str | None
+) -> ActionFacts:
+    """What a decision about the task needs, and what holds the idempotency key."""
+    facts = action_facts(session, task_id, now, limit)
+    return facts if key is None or facts.task is None else with_key(session, facts, task_id, key)
+
+
+def with_key(session: Session, facts: ActionFacts, task_id: TaskId, key: str) -> ActionFacts:
+    """The same, and what holds the idempotency key of an acquire or a call."""
+    leases = leases_from(session.rows(_BY_KEY, b_task=task_id, b_key=key))
+    under_key = session.rows(_ACTION_BY_KEY, b_task=task_id, b_key=key)
+    return replace(
+        facts,
+        holds_key=next((lease for lease in leases if lease.holds_key), None),
+        under_key=action_of(under_key[0]) if under_key else None,
     )

@@ -32,6 +32,7 @@ class Applied:
     """A batch that is applied, and not durable yet."""
 
     head: ChainHead | None
+    changes: Sequence[Change]
 
 
 class Writes(Protocol):

@@ -49,7 +49,7 @@ PAGE: Final = Statement(
     .order_by(quarantines.c.kind, quarantines.c.name)
     .limit(bindparam("b_limit"))
 )
-OF_OWNER: Final = Statement(
+_OF_OWNER: Final = (
     select(quarantines.c.kind)
     .where(
         or_(
@@ -61,7 +61,15 @@ OF_OWNER: Final = Statement(
     )
     .limit(1)
 )
+OF_OWNER: Final = Statement(_OF_OWNER)
 """Whether an owner is quarantined: takes a name of each kind, as `b_INSTANCE` and so on."""
+
+TASK_OF_OWNER: Final = Statement(
+    select(tasks.c.state, _OF_OWNER.scalar_subquery().label("quarantined")).where(
+        tasks.c.task_id == bindparam("b_task"), tasks.c.owner == bindparam("b_INSTANCE")
+    )
+)
+"""A task of that owner, and whether the owner is quarantined: takes names as `OF_OWNER` does."""
 
 COUNT_BY_KIND: Final[Mapping[TargetKind, Statement]] = {
     kind: Statement(

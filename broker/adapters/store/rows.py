@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 from broker.adapters.store.session import EPOCH, Row
@@ -18,6 +19,7 @@ from broker.domain.quarantine import Quarantine, QuarantineTarget, TargetKind
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import EndCause, Outcome, Scope, Task, TaskEnd, TaskState
 
+_FACTS: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 TASK_COLUMNS: Final = (
     "task_id", "owner", "agent_class", "task_type", "intent", "roles", "environment", "created_at", "deadline",
     "heartbeat_interval_us", "heartbeat_due", "fingerprint", "idempotency_key", "request_digest", "state",
@@ -136,6 +138,12 @@ def lease_of(row: Row) -> Lease:
     )
 
 
+@lru_cache(maxsize=1024)
+def _sorted_json(names: frozenset[str]) -> str:
+    """One of the few sets that there are."""
+    return json.dumps(sorted(names))
+
+
 def action_row(action: Action) -> Mapping[str, Any]:
     """A new action as a row."""
     return {
@@ -145,7 +153,7 @@ def action_row(action: Action) -> Mapping[str, Any]:
         "position": action.position,
         "kind": action.kind.value,
         "name": action.name,
-        "verbs": json.dumps(sorted(action.effect.verbs)),
+        "verbs": _sorted_json(action.effect.verbs),
         "resource": action.effect.resource,
         "destination": action.effect.destination,
         "arguments_digest": action.arguments_digest,
@@ -153,7 +161,7 @@ def action_row(action: Action) -> Mapping[str, Any]:
         "allowed": action.allowed,
         "reason": action.reason,
         "denial_class": action.denial_class.value if action.denial_class else None,
-        "labels": json.dumps(sorted(action.labels)),
+        "labels": _sorted_json(action.labels),
         "sticks_until": action.sticks_until,
         "outcome": action.outcome.value,
         "idempotency_key": action.idempotency_key,
@@ -200,7 +208,7 @@ def audit_row(record: AuditRecord) -> Mapping[str, Any]:
         "task_id": event.task_id,
         "lease_id": event.lease_id,
         "request_id": event.request_id,
-        "facts": json.dumps(event.facts, sort_keys=True, separators=(",", ":")),
+        "facts": _FACTS.encode(event.facts),
     }
 
 

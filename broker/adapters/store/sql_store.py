@@ -163,7 +163,7 @@ class SqlStore(ABC):
         self, task_id: TaskId, now: datetime, limit: int, *, key: str | None = None
     ) -> ActionFacts:
         """What a decision about a task needs."""
-        return await self._read(chain_sql.action_facts, task_id, now, limit, key)
+        return await self._read(chain_sql.facts_with_key, task_id, now, limit, key)
 
     async def actions_of(self, task_id: TaskId, after: int, limit: int) -> tuple[Action, ...]:
         """A task's chain in order."""
@@ -281,27 +281,42 @@ class SqlStore(ABC):
 
     def apply(self, session: WritingSession, batch: Sequence[Commit]) -> Applied | None:
         """Apply a batch, each commit in a savepoint of its own."""
-        head = self._head_of_chain(session)
-        applied: list[Change] = []
-        alone = len(batch) == 1  # then there is nothing beside it that has to be kept
-        for commit in batch:
-            if not alone:
-                session.script("SAVEPOINT one")
+        before = self._head_of_chain(session)
+        if len(batch) == 1:
             try:
-                head = writing.apply(session, commit.changes, head)
+                head = writing.apply(session, batch[0].changes, before)
             except (ConflictError, *self.bad_values) as error:  # type: ignore[misc]  # all are exceptions
-                session.script("ROLLBACK" if alone else "ROLLBACK TO one")
-                commit.refusal = self._refusal(error)
-                if alone:
-                    return None
-            else:
-                applied += commit.changes
-            if not alone:
-                session.script("RELEASE one")
+                session.script("ROLLBACK")
+                batch[0].refusal = self._refusal(error)
+                return None
+        else:
+            session.script("SAVEPOINT batch")
+            try:
+                head = before
+                for commit in batch:
+                    head = writing.apply(session, commit.changes, head)
+            except (ConflictError, *self.bad_values):  # type: ignore[misc]  # as above
+                session.script("ROLLBACK TO batch")
+                head = self._apply_each(session, batch, before)
+        applied = [change for commit in batch if commit.refusal is None for change in commit.changes]
         if not self.writable:  # a commit without changes would not show whether the disk takes one
             session.change(writing.NOTHING)
         self._applied(session, applied, head)
-        return Applied(head)
+        return Applied(head, applied)
+
+    def _apply_each(
+        self, session: WritingSession, batch: Sequence[Commit], head: ChainHead | None
+    ) -> ChainHead | None:
+        """With a savepoint for each, after it turned out that one of them is refused; most of the time none is."""
+        for commit in batch:
+            session.script("SAVEPOINT one")
+            try:
+                head = writing.apply(session, commit.changes, head)
+            except (ConflictError, *self.bad_values) as error:  # type: ignore[misc]  # all are exceptions
+                session.script("ROLLBACK TO one")
+                commit.refusal = self._refusal(error)
+            session.script("RELEASE one")
+        return head
 
     def durable(self, applied: Applied) -> None:
         """It was committed."""

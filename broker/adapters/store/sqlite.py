@@ -23,6 +23,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from broker.adapters.store import chain_sql, reading
+from broker.adapters.store.committing import Applied
+from broker.adapters.store.kept_facts import KeptFacts
 from broker.adapters.store.loop_writer import LoopWriter
 from broker.adapters.store.migrating import migrate
 from broker.adapters.store.schema import leases
@@ -67,6 +69,7 @@ class SqliteStore(SqlStore):
         self._path = path
         self._lock = lock
         self._quick: tuple[int, SqliteSession] | None = None
+        self._kept = KeptFacts()
         self._head: ChainHead | None = None
         self._head_known = False
         super().__init__(writes=lock is not None)
@@ -112,11 +115,16 @@ class SqliteStore(SqlStore):
     ) -> ActionFacts:
         """What a decision about a task needs; at once, on the loop's own thread.
 
-        Some ten microseconds from pages in memory; in another thread it would be ten times that. A writer never keeps a
-        reader waiting (WAL). What goes wrong here is tried again where it may take its time.
+        From memory, or some ten microseconds from pages in memory; in another thread it would be ten times that. A writer
+        never keeps a reader waiting (WAL). What goes wrong here is tried again where it may take its time.
         """
+        kept = self._kept.of(task_id, now, limit)
         try:
-            return chain_sql.action_facts(self._quick_session(), task_id, now, limit, key)
+            if kept is None:
+                kept = chain_sql.action_facts(self._quick_session(), task_id, now, limit)
+                if self._writer is not None:  # beside another process that writes, nothing can be kept
+                    self._kept.keep(task_id, kept, limit)
+            return kept if key is None else chain_sql.with_key(self._quick_session(), kept, task_id, key)
         except (self.errors, StoreUnavailableError):
             return await super().action_facts(task_id, now, limit, key=key)
 
@@ -183,6 +191,11 @@ class SqliteStore(SqlStore):
                     raise
                 time.sleep(_BETWEEN_TRIES)
 
+    def durable(self, applied: Applied) -> None:
+        """As everywhere; and what is kept in memory hears of it."""
+        self._kept.heard(applied.changes)
+        super().durable(applied)
+
     def _make_writer(self) -> LoopWriter:
         return LoopWriter(self)
 
@@ -193,6 +206,8 @@ class SqliteStore(SqlStore):
         return self._head
 
     def _settled(self, head: ChainHead | None) -> None:
+        if head is None:
+            self._kept.forget()
         self._head = head
         self._head_known = head is not None
 

@@ -11,7 +11,14 @@ from typing import assert_never
 from sqlalchemy import bindparam, case, func, insert, select, update
 
 from broker.adapters.store.claim_sql import claimed
-from broker.adapters.store.quarantine_sql import ACTIVE_BY_KIND, BY_TARGET, DELETE, INSERT, OF_OWNER
+from broker.adapters.store.quarantine_sql import (
+    ACTIVE_BY_KIND,
+    BY_TARGET,
+    DELETE,
+    INSERT,
+    OF_OWNER,
+    TASK_OF_OWNER,
+)
 from broker.adapters.store.rows import (
     ACTION_COLUMNS,
     AUDIT_COLUMNS,
@@ -314,10 +321,12 @@ def _create_lease(session: Session, change: c.CreateLease) -> None:
 
 
 def _record_action(session: Session, action: Action) -> None:
-    rows = session.rows(_TASK_STATE, b_task=action.task_id)
+    names = {f"b_{target.kind.name}": target.name for target in QuarantineTarget.all_of(action.owner)}
+    rows = session.rows(TASK_OF_OWNER, b_task=action.task_id, **names) if names else []
     if not rows or rows[0]["state"] != _ACTIVE:
         raise ConflictError(Conflict.TASK_NOT_ACTIVE)
-    _demand_welcome(session, SpiffeId.parse(rows[0]["owner"]))
+    if rows[0]["quarantined"] is not None:
+        raise ConflictError(Conflict.OWNER_QUARANTINED)
     try:
         session.change(_INSERT_ACTION, **action_row(action))
     except UniqueViolationError as error:

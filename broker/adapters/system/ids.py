@@ -9,7 +9,9 @@ from typing import Final
 from broker.domain.identifiers import ActionId, LeaseId, RequestId, TaskId
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-_CHARACTERS: Final = 26
+_PAIRS: Final = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
+_SHIFTS: Final = tuple(range(120, -1, -10))
+"""Of thirteen pairs of characters: 130 bits, of which the first two are zero."""
 
 
 class RandomIds:
@@ -37,5 +39,5 @@ class RandomIds:
 
 
 def _ulid() -> str:
-    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
-    return "".join(_ALPHABET[number >> shift & 31] for shift in range((_CHARACTERS - 1) * 5, -1, -5))
+    number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(secrets.token_bytes(10))
+    return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
