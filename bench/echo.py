@@ -1,4 +1,4 @@
-"""A bare grpc.aio server over mTLS that answers what it was sent: `python -m bench.echo ADDRESS KEY CHAIN BUNDLE`."""
+"""A bare grpc.aio server over mTLS that answers the message that it was sent: `python -m bench.echo ADDRESS KEY CHAIN BUNDLE`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ from pathlib import Path
 import grpc
 import uvloop
 
+from broker.api.v1 import tools_pb2
+
 METHOD = "/bench.Echo/Echo"
 
 
-async def _echo(request: bytes, _context: object) -> bytes:
+_Request = tools_pb2.AuthorizeActionRequest
+
+
+async def _echo(request: _Request, _context: object) -> _Request:
     return request
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
-        return grpc.unary_unary_rpc_method_handler(_echo) if details.method == METHOD else None
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[_Request, _Request] | None:
+        if details.method != METHOD:
+            return None
+        return grpc.unary_unary_rpc_method_handler(
+            _echo, request_deserializer=_Request.FromString, response_serializer=_Request.SerializeToString
+        )
 
 
 async def main(address: str, key: bytes, chain: bytes, bundle: bytes) -> None:

@@ -299,6 +299,8 @@ class _Broker:
             ids=ids,
             observer=observing.observer,
         )
+        if isinstance(store, SqliteStore):
+            store.on_their_way = lambda: gate.calls
         server = GrpcServer(
             tasks=TaskServicer(
                 declare=DeclareTask(

@@ -38,6 +38,11 @@ def nobody_is_told(_action: str, _decision: Decision) -> None:
 class Observer(Protocol):
     """See the module."""
 
+    @property
+    def reads_carriers(self) -> bool:
+        """Whether it looks at what came with a call: what nobody reads need not be put together."""
+        ...
+
     def watch(
         self, kind: Kind, name: str, *, task_id: str = "", carrier: Mapping[str, str] | None = None
     ) -> AbstractContextManager[Outcome]:
@@ -54,6 +59,8 @@ class Observer(Protocol):
 
 class NoObserver:
     """Nobody watches."""
+
+    reads_carriers: Final = False
 
     @contextmanager
     def watch(

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
@@ -131,14 +131,16 @@ class Gate(grpc.aio.ServerInterceptor):
         self._max_concurrent_calls = max_concurrent_calls
         self._clock = clock
         self._ids = ids
-        self._behind: dict[str, tuple[_Handler, grpc.RpcMethodHandler[Any, Any]]] = {}
-        """Each method's handler, and the same behind the gate."""
+        self._behind: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        """Each served method's handler, behind the gate."""
         self._under_way = 0
         self._operators_under_way = 0
         self.stopping = asyncio.Event()
+        self.calls = 0
+        """Calls under way that have one answer."""
 
-    @asynccontextmanager
-    async def admit(self, method: str, context: _Context, request_id: RequestId) -> AsyncIterator[None]:
+    @contextmanager
+    def admit(self, method: str, context: _Context, request_id: RequestId) -> Iterator[None]:
         """Everything that is checked before a handler runs, in this order.
 
         1. the broker is not stopping          2. the RPC is listed (R5)
@@ -152,7 +154,7 @@ class Gate(grpc.aio.ServerInterceptor):
             raise ShuttingDownError
         rule = self._rule(method)
         if rule.caller is CallerKind.OPERATOR:
-            async with self._admit_operator(rule, context, request_id):
+            with self._admit_operator(rule, context, request_id):
                 yield
             return
         if self._under_way >= self._max_concurrent_calls:
@@ -174,10 +176,8 @@ class Gate(grpc.aio.ServerInterceptor):
         finally:
             self._under_way -= 1
 
-    @asynccontextmanager
-    async def _admit_operator(
-        self, rule: RpcRule, context: _Context, request_id: RequestId
-    ) -> AsyncIterator[None]:
+    @contextmanager
+    def _admit_operator(self, rule: RpcRule, context: _Context, request_id: RequestId) -> Iterator[None]:
         identity = self._identify(context)
         roles = self._operators.roles_of(identity.spiffe_id)
         if not roles and self._under_way >= self._max_concurrent_calls:
@@ -205,14 +205,13 @@ class Gate(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any]:
         """Put the gate before whatever handler there is; where there is none, a refusal."""
         method = handler_call_details.method
-        handler = await continuation(handler_call_details)
         kept = self._behind.get(method)
-        if kept is not None and kept[0] is handler:
-            return kept[1]
-        guarded = self._guarded(method, handler)
-        if handler is not None:  # what nobody serves could be named by anybody, in any number
-            self._behind[method] = (handler, guarded)
-        return guarded
+        if kept is None:
+            handler = await continuation(handler_call_details)
+            kept = self._guarded(method, handler)
+            if handler is not None:  # what nobody serves could be named by anybody, in any number
+                self._behind[method] = kept
+        return kept
 
     def _guarded(self, method: str, handler: _Handler | None) -> grpc.RpcMethodHandler[Any, Any]:
         if handler is None:
@@ -233,12 +232,15 @@ class Gate(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(self._unknown)
 
     def _unary(self, method: str, handler: _Handler) -> Callable[..., Awaitable[Any]]:
+        name = method.rpartition(".")[2]
+
         async def behave(request: bytes, context: _Context) -> Any:  # noqa: ANN401 - any message
             request_id = self._ids.request_id()
-            name = method.rpartition(".")[2]
-            with self._observer.watch(Kind.RPC, name, carrier=_carrier(context)) as outcome:
+            carrier = _carrier(context) if self._observer.reads_carriers else None
+            with self._observer.watch(Kind.RPC, name, carrier=carrier) as outcome:
+                self.calls += 1
                 try:
-                    async with self.admit(method, context, request_id):
+                    with self.admit(method, context, request_id):
                         return await handler.unary_unary(_parse(handler, request), context)
                 except grpc.aio.AbortError:  # health's Check has answered with a status of its own
                     raise
@@ -246,6 +248,8 @@ class Gate(grpc.aio.ServerInterceptor):
                     shown = await self._record(error, method, handler, request, context, request_id)
                     outcome.value = shown.reason if isinstance(shown, BrokerError) else BrokerError.reason
                     status = _to_status(shown, method, request_id)
+                finally:
+                    self.calls -= 1
             return await context.abort_with_status(status)
 
         return behave
@@ -254,7 +258,7 @@ class Gate(grpc.aio.ServerInterceptor):
         async def behave(request: bytes, context: _Context) -> AsyncIterator[Any]:
             request_id = self._ids.request_id()
             try:
-                async with self.admit(method, context, request_id):
+                with self.admit(method, context, request_id):
                     responses = handler.unary_stream(_parse(handler, request), context)
                     async for response in self._while_welcome(responses):
                         yield response
@@ -270,7 +274,7 @@ class Gate(grpc.aio.ServerInterceptor):
         async def behave(requests: AsyncIterator[bytes], context: _Context) -> AsyncIterator[Any]:
             request_id = self._ids.request_id()
             try:
-                async with self.admit(method, context, request_id):
+                with self.admit(method, context, request_id):
                     messages = (_parse(handler, request) async for request in requests)
                     async for response in self._while_welcome(handler.stream_stream(messages, context)):
                         yield response

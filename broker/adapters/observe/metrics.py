@@ -40,6 +40,8 @@ class Health:
 class PrometheusMetrics:
     """Implements ports.observing.Observer; the rest is told by rounds and by events."""
 
+    reads_carriers: Final = False
+
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._work = {

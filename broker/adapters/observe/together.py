@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Final
 
 from broker.domain.errors import BrokerError
 from broker.ports.observing import OK, Kind, Observer, Outcome
@@ -14,6 +15,7 @@ class Observers:
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
+        self.reads_carriers: Final = any(one.reads_carriers for one in observers)
 
     @contextmanager
     def watch(

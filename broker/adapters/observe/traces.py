@@ -22,6 +22,8 @@ _KINDS: Final = {Kind.RPC: SpanKind.SERVER, Kind.VAULT: SpanKind.CLIENT}
 class Traces:
     """Implements ports.observing.Observer."""
 
+    reads_carriers: Final = True
+
     def __init__(self, exporter: SpanExporter, *, service: str, sample: float) -> None:
         # A caller's own decision is not asked for: an agent could switch itself off, or the broker's sampling on.
         sampler = TraceIdRatioBased(sample)

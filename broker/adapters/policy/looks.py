@@ -1,4 +1,4 @@
-"""What the policies of a slice look at: two requests that agree in it are answered alike.
+"""What the policies of a slice look at: two requests that agree in it, and in their shape, are answered alike.
 
 What always holds: everything that an expression reads is among it. What is not understood is taken to read everything, and is
 then never taken from memory.
@@ -35,7 +35,7 @@ class Looks:
         if self.everything:
             return None
         caller = str(facts.caller) if self.caller else ""
-        return (caller, *(_value(facts.context, path) for path in self.paths))
+        return (caller, _shape(facts.context), *(_value(facts.context, path) for path in self.paths))
 
 
 def looks_of(policies: Iterable[Policy]) -> Looks:
@@ -73,6 +73,13 @@ def _is_about_classes(scope: Any) -> bool:  # noqa: ANN401 - Cedar's JSON
             return "in" not in rest
         case _:
             return False
+
+
+def _shape(context: Mapping[str, Any]) -> tuple[tuple[str, type], ...]:
+    """Which arguments there are, of which types: whether a request fits the schema rests on that alone, since all else
+    of a context always has the schema's types."""
+    arguments: Mapping[str, Any] = context["asserted"].get("arguments", {})
+    return tuple((name, type(value)) for name, value in sorted(arguments.items()))
 
 
 def _value(context: Mapping[str, Any], path: tuple[str, ...]) -> Hashable:

@@ -4,6 +4,9 @@ For SQLite: applying takes some ten microseconds a commit, of this process's own
 several times that, because the two threads would wait for each other at each statement. Only what really waits, the disk and
 other programs that hold the file, is left to the other thread; whatever arrives meanwhile is the next batch.
 
+Where more calls are under way than commits wait, the first of a batch waits a moment for theirs: a transaction of eight costs
+little more than one of one. One that is alone waits for nobody.
+
 What always holds: at any moment one thread alone uses the session; a batch is answered after its COMMIT returned.
 """
 
@@ -15,8 +18,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, Protocol
 
-from broker.adapters.store.committing import MOST_AT_ONCE, Applied, Commit, Writes, answer
+from broker.adapters.store.committing import MOST_AT_ONCE, Applied, Commit, Writes, answer, settle
 from broker.adapters.store.session import WritingSession
+
+_MOMENT: Final = 0.001
+"""Seconds that a commit waits for others that may be on their way."""
 
 
 class QuickWrites(Writes, Protocol):
@@ -24,6 +30,10 @@ class QuickWrites(Writes, Protocol):
 
     def begun_at_once(self, session: WritingSession) -> bool:
         """Begin a transaction if nobody keeps it waiting."""
+        ...
+
+    def on_their_way(self) -> int:
+        """How many calls are under way that may commit something, with those that wait for that."""
         ...
 
 
@@ -56,6 +66,13 @@ class LoopWriter:
             self._loop = commit.loop
         if abandoned:
             self._elsewhere(self._start_anew, self._opened)
+        else:
+            self._gather(commit.loop)
+
+    def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin, in a moment if others are on their way."""
+        if len(self._waiting) < min(self._writes.on_their_way(), MOST_AT_ONCE):
+            loop.call_later(_MOMENT, self._begin)
         else:
             self._begin()
 
@@ -133,8 +150,13 @@ class LoopWriter:
 
     def _answered(self) -> None:
         done, self._under_way = self._under_way, []
-        answer(done)
-        self._begin()
+        loop = self._loop
+        settle([commit for commit in done if commit.loop is loop])
+        answer([commit for commit in done if commit.loop is not loop])
+        if self._waiting and loop is not None:
+            self._gather(loop)
+        else:
+            self._begin()
 
     def _elsewhere(self, work: Callable[[], None], then: Callable[[Exception | None], None]) -> None:
         """Do what may wait in the other thread, and go on here."""

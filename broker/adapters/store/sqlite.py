@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, ClassVar, Final
@@ -70,6 +70,8 @@ class SqliteStore(SqlStore):
         self._lock = lock
         self._quick: tuple[int, SqliteSession] | None = None
         self._kept = KeptFacts()
+        self.on_their_way: Callable[[], int] = lambda: 0
+        """How many calls are under way; set by whoever knows."""
         self._head: ChainHead | None = None
         self._head_known = False
         super().__init__(writes=lock is not None)

@@ -169,7 +169,8 @@ def test_whatever_is_thrown_is_a_denial(
 def test_an_odd_answer_is_a_denial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, response: dict[str, Any]
 ) -> None:
-    policies = policies_of(tmp_path, BASELINE + '@id("no") forbid(principal, action, resource) when {false};')
+    loaded = policies_of(tmp_path, BASELINE + '@id("no") forbid(principal, action, resource) when {false};')
+    policies = CedarPolicies(loaded.policies, CATALOG, remembers=False)
     assert call(policies).allowed
 
     def answers(*given: object, **named: object) -> cedarpy.AuthzResult:
@@ -349,8 +350,14 @@ def test_a_changed_entry_of_the_catalog_is_seen_at_once(tmp_path: Path) -> None:
 
 def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cedar, "_ENTITIES", 3)
-    policies = policies_of(tmp_path, BASELINE)
+    monkeypatch.setattr(cedar, "_ANSWERS", 3)
+    about_the_caller = (
+        BASELINE + '@id("x") forbid(principal, action, resource) when { principal.id == "nobody" };'
+    )
+    policies = policies_of(tmp_path, about_the_caller)
     for number in range(10):
         caller = SpiffeId.parse(f"spiffe://example.test/agent/invoice-bot/n{number}")
         assert call(policies, caller=caller).allowed
     assert len(policies._entities) == 3
+    assert policies._answers is not None
+    assert len(policies._answers) == 3

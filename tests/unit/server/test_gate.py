@@ -259,9 +259,9 @@ class Late:
 
 async def test_a_call_whose_deadline_has_passed_is_not_begun(served: Served) -> None:
     context: Any = Late(served.authority.svid().chain)
-    with pytest.raises(CallDeadlineExceededError):
-        async with served.gate.admit(TASKS + "GetTask", context, RequestId("req-late")):
-            pytest.fail("it was begun")
+    admitted = served.gate.admit(TASKS + "GetTask", context, RequestId("req-late"))
+    with pytest.raises(CallDeadlineExceededError), admitted:
+        pytest.fail("it was begun")
     assert served.gate._under_way == 0
 
 
