@@ -123,7 +123,7 @@ def read_yaml(path: Path) -> CommentedMap:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         what = f"is not YAML: {error.problem}"
         raise ConfigError([Problem(file=str(path), line=line, field="", what=what)]) from error
-    except (YAMLError, ValueError, RecursionError) as error:
+    except (YAMLError, ValueError, RecursionError, TypeError) as error:  # a mapping as a key is a TypeError
         raise ConfigError([Problem(file=str(path), line=0, field="", what="is not YAML")]) from error
     problems = problems or _odd_keys(path, content)
     if problems:

@@ -116,13 +116,7 @@ def arguments_of(text: str) -> Mapping[str, object]:
     if not text:
         return {}
     try:
-        found = json.loads(
-            text,
-            object_pairs_hook=_each_once,
-            parse_constant=_no_constant,
-            parse_int=_whole,
-            parse_float=_finite,
-        )
+        found = _DECODER.decode(text)
     except _NotPlainError as error:
         raise ValueError(str(error)) from None
     except (ValueError, RecursionError):
@@ -217,3 +211,8 @@ def _obligations(found: Obligations) -> tools_pb2.Obligations:
     return tools_pb2.Obligations(
         redact=found.redact, limit_rows=found.limit_rows or 0, credential_role=found.credential_role or ""
     )
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_each_once, parse_constant=_no_constant, parse_int=_whole, parse_float=_finite
+)

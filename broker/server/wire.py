@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
@@ -59,13 +59,15 @@ EVENT_KINDS: Final = {
 }
 
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 def timestamp(at: datetime | None) -> Timestamp | None:
     """A time as a message; None stays unset."""
     if at is None:
         return None
-    message = Timestamp()
-    message.FromDatetime(at)
-    return message
+    since = at - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1_000)
 
 
 def lease_message(lease: Lease) -> credentials_pb2.Lease:

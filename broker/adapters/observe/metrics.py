@@ -79,6 +79,9 @@ class PrometheusMetrics:
             ["action", "verdict", "reason", "shadow"],
             registry=self.registry,
         )
+        self._counted: dict[tuple[str, str, str, str], Counter] = {}
+        self._observed: dict[tuple[Kind, str, str], Histogram] = {}
+        """The library looks for its labels in a costlier way."""
         for kind in FindingKind:
             self._differed.labels(kind.value)
         self._tasks = self._gauge("tasklease_tasks", "Tasks that have not ended.", ["state"])
@@ -131,7 +134,11 @@ class PrometheusMetrics:
         try:
             yield outcome
         finally:
-            self._work[kind].labels(name, outcome.value).observe(time.perf_counter() - began)
+            key = (kind, name, outcome.value)
+            observed = self._observed.get(key)
+            if observed is None:
+                observed = self._observed[key] = self._work[kind].labels(name, outcome.value)
+            observed.observe(time.perf_counter() - began)
 
     def heard(self, event: TaskEvent) -> None:
         """An event of some task."""
@@ -147,7 +154,11 @@ class PrometheusMetrics:
         """A decision."""
         shadow = decision.shadow
         agrees = "none" if shadow is None else "agrees" if shadow.verdict is decision.verdict else "differs"
-        self._decisions.labels(action, decision.verdict.value, decision.reason, agrees).inc()
+        key = (action, decision.verdict.value, decision.reason, agrees)
+        counter = self._counted.get(key)
+        if counter is None:
+            counter = self._counted[key] = self._decisions.labels(*key)
+        counter.inc()
 
     def reconciled(self, found: Reconciliation) -> None:
         """What a comparison of the store with Vault found."""

@@ -104,4 +104,11 @@ def _both(bound: Decision, decided: Decision) -> Decision:
     """The second one's verdict: what both allow is named by both, what the second denies by it alone."""
     if not decided.allowed:
         return decided
-    return replace(decided, policies=(*bound.policies, *decided.policies))
+    return Decision(
+        verdict=decided.verdict,
+        policies=(*bound.policies, *decided.policies),
+        reason=decided.reason,
+        text=decided.text,
+        denial_class=decided.denial_class,
+        shadow=decided.shadow,
+    )

@@ -89,7 +89,13 @@ class KeptFacts:
             return
         facts = self._kept.get(action.task_id)
         if facts is not None and facts.length < action.position:
-            self._kept[action.task_id] = replace(facts, length=action.position)
+            self._kept[action.task_id] = ActionFacts(
+                task=facts.task,
+                length=action.position,
+                denied=facts.denied,
+                live_leases=facts.live_leases,
+                oldest_lease=facts.oldest_lease,
+            )
 
     def _drop(self, tasks: Iterable[TaskId]) -> None:
         for task_id in list(tasks):

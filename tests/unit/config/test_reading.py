@@ -30,6 +30,7 @@ UNUSABLE: dict[str, tuple[str | bytes, int, str]] = {
     "an ordered map": ("a: !!omap [b: 1]\n", 1, "tags (!)"),
     "a set": ("a: !!set {b}\n", 1, "tags (!)"),
     "bytes": ("a: !!binary aGk=\n", 1, "tags (!)"),
+    "a mapping as a key": ("a:\n  b: {}\n  ? {c: {d: 1}}\n  : 2\n", 0, "is not YAML"),
     "a key twice": ("a: 1\nb: 2\na: 3\n", 3, "this key stands twice: keep one"),
     "a key twice further in": ("a:\n  b: 1\n  'b': 2\n", 3, "this key stands twice"),
     "a number and a text that look the same": (
