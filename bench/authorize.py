@@ -43,11 +43,15 @@ _NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 _OPTIONS = (("grpc.ssl_target_name_override", BROKER_DNS_NAME), ("grpc.use_local_subchannel_pool", 1))
 
 
-async def calls(measured: Measured, *, clients: int, rounds: int) -> dict[str, float]:
-    """Calls a second and p99 of both, with all clients at once; and one client with 1,000 policies against 100."""
+Round = Callable[[list[grpc.aio.Channel]], Awaitable[tuple[float, list[float]]]]
+
+
+async def calls(measured: Measured, gate_round: Round, *, clients: int, rounds: int) -> dict[str, float]:
+    """Calls a second and p99 of both, and of `gate_round` between them, with all clients at once; and one client with 1,000 policies against 100."""
     broker = measured.stack.broker
-    taken: dict[str, list[float]] = {"echo": [], "broker": []}
-    rates: dict[str, list[float]] = {"echo": [], "broker": []}
+    turns: dict[str, Round] = {"echo": _echo_round, "gate": gate_round, "broker": _broker_round}
+    taken: dict[str, list[float]] = {name: [] for name in turns}
+    rates: dict[str, list[float]] = {name: [] for name in turns}
     few: list[float] = []
     many: list[float] = []
     with _echo(measured) as address:
@@ -58,8 +62,8 @@ async def calls(measured: Measured, *, clients: int, rounds: int) -> dict[str, f
                 await block.enter_async_context(_channel(measured, broker.address)) for _ in range(clients)
             ]
             for number in range(rounds + 1):
-                for name in taken:
-                    seconds, times = await (_echo_round(echoes) if name == "echo" else _broker_round(lines))
+                for name, turn in turns.items():
+                    seconds, times = await turn(echoes if name == "echo" else lines)
                     if number:  # the first warms up
                         taken[name] += times
                         rates[name].append(clients * CHAIN / seconds)
@@ -74,6 +78,7 @@ async def calls(measured: Measured, *, clients: int, rounds: int) -> dict[str, f
     return {
         f"authorize.rounds_{clients}": rounds,
         f"authorize.echo_per_s_{clients}": median(rates["echo"]),
+        f"authorize.gate_per_s_{clients}": median(rates["gate"]),
         f"authorize.broker_per_s_{clients}": median(rates["broker"]),
         f"authorize.throughput_ratio_{clients}": median(ratio),
         f"authorize.echo_p99_ms_{clients}": percentile(taken["echo"], 99) * 1000,
@@ -88,7 +93,7 @@ async def calls(measured: Measured, *, clients: int, rounds: int) -> dict[str, f
 def decision_alone(measured: Measured, folder: Path, *, runs: int) -> dict[str, float]:
     """The policy engine and its context, in this process, with 100 policies that all apply and a chain of 20."""
     folder.mkdir(parents=True)
-    (folder / "baseline.cedar").write_text(_text(applying=100, others=0))
+    (folder / "baseline.cedar").write_text(policies_text(applying=100, others=0))
     (folder / "permit.cedar").write_text('@id("all") permit (principal, action, resource);')
     catalog = load_catalog(measured.stack.broker.catalog, trust_domain=TRUST_DOMAIN)
     loaded = CedarPolicies.load(folder, catalog)
@@ -108,7 +113,7 @@ def decision_alone(measured: Measured, folder: Path, *, runs: int) -> dict[str, 
     }
 
 
-def _text(*, applying: int, others: int) -> str:
+def policies_text(*, applying: int, others: int) -> str:
     """Policies that look at several attributes and forbid nothing that is done here."""
     heads = ['principal, action == Tasklease::Action::"call", resource'] * applying + [
         f'principal in Tasklease::AgentClass::"other-{n}", action == Tasklease::Action::"call", resource'
@@ -122,7 +127,7 @@ def _text(*, applying: int, others: int) -> str:
 
 
 async def _policies(folder: Path, *, applying: int, others: int) -> None:
-    (folder / "bench.cedar").write_text(_text(applying=applying, others=others))
+    (folder / "bench.cedar").write_text(policies_text(applying=applying, others=others))
     await asyncio.sleep(4)  # the broker takes them up by itself
 
 
@@ -187,7 +192,7 @@ async def _echo_round(channels: list[grpc.aio.Channel]) -> tuple[float, list[flo
         )
         return lambda: call(_request("task-" + "0" * 26))
 
-    return await _timed([calling(channel) for channel in channels])
+    return await timed([calling(channel) for channel in channels])
 
 
 def _request(task_id: str) -> tools_pb2.AuthorizeActionRequest:
@@ -216,7 +221,7 @@ async def _broker_round(channels: list[grpc.aio.Channel]) -> tuple[float, list[f
 
         return call
 
-    found = await _timed(
+    found = await timed(
         [calling(stub, answer.task.task_id) for stub, answer in zip(tools, declared, strict=True)]
     )
     for stub, answer in zip(tasks, declared, strict=True):
@@ -228,7 +233,7 @@ async def _broker_round(channels: list[grpc.aio.Channel]) -> tuple[float, list[f
     return found
 
 
-async def _timed(clients: list[Callable[[], Awaitable[object]]]) -> tuple[float, list[float]]:
+async def timed(clients: list[Callable[[], Awaitable[object]]]) -> tuple[float, list[float]]:
     times: list[float] = []
 
     async def one(call: Callable[[], Awaitable[object]]) -> None:

@@ -9,7 +9,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import acquire, authorize, complete, figures, launch, registry, replicas, revocation, verify, where
+from bench import (
+    acquire,
+    authorize,
+    authorize_parts,
+    complete,
+    figures,
+    launch,
+    registry,
+    replicas,
+    revocation,
+    verify,
+    where,
+)
 from bench import scale as scale_
 from bench.stack import measured
 from broker.devstack.parts import REPOSITORY
@@ -51,7 +63,12 @@ async def run(console: Console, scale: float) -> dict[str, float]:
         found |= await acquire.many_clients(stack, clients=16, each=20, rounds=_at_least(5 * scale))
         console.print("authorizing tool calls, 16 clients, and the decision alone")
         found |= authorize.decision_alone(stack, stack.folder / "decision", runs=_at_least(3000 * scale))
-        found |= await authorize.calls(stack, clients=16, rounds=_at_least(10 * scale))
+        found |= await authorize_parts.without_grpc(
+            stack, stack.folder / "alone", rounds=_at_least(10 * scale)
+        )
+        found |= await authorize.calls(
+            stack, authorize_parts.gate_round, clients=16, rounds=_at_least(10 * scale)
+        )
         console.print("launch, with and without a pool")
         found |= await asyncio.to_thread(launch.first_call, stack, runs=_at_least(20 * scale))
         for leases, runs in ((1, 100), (20, 100)):
@@ -132,7 +149,22 @@ def report(console: Console, found: dict[str, float]) -> None:
                 *(f"{found[f'authorize.p50_ms_{number}']:.2f} ms" for number in (1000, 100)),
                 f"{found['authorize.policies_1000_over_100']:.2f}",
             ],
-            ["the decision alone, p50", f"{found['decision.p50_ms_100']:.3f} ms", "", ""],
+            [
+                "of it: the same connections, only through the gate; echo",
+                *(f"{found[f'authorize.{who}_per_s_16']:.0f}" for who in ("gate", "echo")),
+                f"{found['authorize.gate_per_s_16'] / found['authorize.echo_per_s_16']:.2f}",
+            ],
+            [
+                "of it: decided and durable, without gRPC; echo",
+                *(f"{found[f'authorize.{who}_per_s_16']:.0f}" for who in ("alone", "echo")),
+                f"{found['authorize.alone_per_s_16'] / found['authorize.echo_per_s_16']:.2f}",
+            ],
+            [
+                "the policies alone, asked anew, p50",
+                f"{found['decision.p50_ms_100']:.3f} ms",
+                "",
+                "",
+            ],
         ],
     )
     figures.show(
