@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -46,7 +46,7 @@ def replay_trail(
     trail = Trail(listed)
     # What was denied before sticks, so that the older ones have to be decided as well.
     found = replay(trail.decisions(records_of(config, store)), policy=policy, catalog=listed)
-    begin = _begin(since)
+    begin = begin_of(since)
     flips = [flip for flip in found.flips if begin is None or flip.recorded.at.timestamp() >= begin]
     if not found.decisions:
         fail("there is no recorded decision: nothing was replayed", code=2)
@@ -75,7 +75,7 @@ def shadow(
     trust_domain: DomainOption = WITHOUT,
 ) -> None:
     """Say where the candidate in the shadow decided otherwise than the live policies; exit code 1 when it did."""
-    begin = _begin(since)
+    begin = begin_of(since)
     trail = Trail(catalog_of(catalog, trust_domain))
     decided = [
         one
@@ -117,13 +117,12 @@ def _line(flip: Flip) -> str:
     )
 
 
-def _begin(since: str) -> float | None:
+def begin_of(since: str, option: str = "--since") -> float | None:
+    """The moment that lies so long back, in seconds; None where nothing is said."""
     if not since:
         return None
     try:
         lasting = parse_duration(since)
     except ValueError as error:
-        fail(f"--since: {error}", code=2)
-    if not isinstance(lasting, timedelta):
-        fail("--since: give a duration such as 24h", code=2)
+        fail(f"{option}: {error}", code=2)
     return (datetime.now().astimezone() - lasting).timestamp()

@@ -202,6 +202,7 @@ class _File(_Model):
     catalog: Path
     policies: Path = Path("policies")
     shadow_policies: Path | None = None
+    anomaly_parameters: Path | None = None
     operators: Annotated[tuple[OperatorSettings, ...], Field(max_length=_MOST_OPERATORS)] = ()
     limits: Limits = Limits()
     registry: RegistrySettings = RegistrySettings()
@@ -316,6 +317,7 @@ def load_settings(path: Path) -> Settings:
     values = {name: getattr(file, name) for name in _File.model_fields}
     values["catalog"] = folder / file.catalog
     values["policies"] = folder / file.policies
+    values["anomaly_parameters"] = folder / file.anomaly_parameters if file.anomaly_parameters else None
     values["shadow_policies"] = folder / file.shadow_policies if file.shadow_policies else None
     if file.vault.ca_file is not None:
         values["vault"] = file.vault.model_copy(update={"ca_file": folder / file.vault.ca_file})

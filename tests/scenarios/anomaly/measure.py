@@ -17,6 +17,7 @@ from broker.anomaly.events import EventKind
 from broker.anomaly.findings import Finding
 from broker.anomaly.learning import Model
 from broker.anomaly.watching import Watch, WatchParameters
+from broker.domain.proportions import Proportion
 from tests.scenarios.anomaly.corpus import BENIGN, HELD_OUT, TUNING, Trace, attacks, benign_tasks, learned
 
 Z = 1.959964
@@ -117,12 +118,7 @@ def _count_attack(kind: Kind, trace: Trace, found: list[tuple[int, Finding]]) ->
 
 def wilson(hits: int, of: int) -> tuple[float, float]:
     """The interval of a proportion."""
-    if not of:
-        return 0.0, 1.0
-    share, root = hits / of, Z * Z / of
-    middle = (share + root / 2) / (1 + root)
-    half = Z / (1 + root) * math.sqrt(share * (1 - share) / of + root / (4 * of))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return Proportion(hits=hits, of=of).interval
 
 
 def median_of(values: list[int]) -> tuple[float, float, float]:
