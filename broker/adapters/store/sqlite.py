@@ -40,7 +40,8 @@ from broker.ports.store import ActionFacts
 
 _BUSY_SECONDS: Final = 5
 _BETWEEN_TRIES: Final = 0.01
-_HELD: Final = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED"})
+_HELD: Final = ("SQLITE_BUSY", "SQLITE_LOCKED")
+"""Beginnings of the names of what another program causes that holds the file, or repairs what was left of it."""
 
 
 def _besides(wanted: Statement) -> Statement:
@@ -189,7 +190,8 @@ class SqliteStore(SqlStore):
             try:
                 return super().begun(session)
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorname not in _HELD or time.monotonic() > end:
+                held = getattr(error, "sqlite_errorname", "").startswith(_HELD)
+                if not held or time.monotonic() > end:
                     raise
                 time.sleep(_BETWEEN_TRIES)
 
