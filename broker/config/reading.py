@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -28,6 +28,9 @@ _MOST_BYTES: Final = 1 << 20
 _DEEPEST: Final = 20
 _ABOUT_FIELD: Final = re.compile(r"([a-z_]+): (.+)", re.DOTALL)
 _DURATION: Final = re.compile(r"(?:([0-9]{1,4})h)?(?:([0-9]{1,5})m)?(?:([0-9]{1,6})s)?")
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +93,24 @@ def files_below(folder: Path, suffix: str) -> list[Path]:
     if problems:
         raise ConfigError(problems)
     return sorted(found)
+
+
+def all_of(paths: Iterable[Path], read: Callable[[Path], Iterable[T]]) -> list[T]:
+    """What `read` finds in each of the files, in order.
+
+    Raises:
+        ConfigError: one cannot be used; says everything that is wrong with all of them.
+    """
+    problems: list[Problem] = []
+    found: list[T] = []
+    for path in paths:
+        try:
+            found.extend(read(path))
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigError(problems)
+    return found
 
 
 def read_yaml(path: Path) -> CommentedMap:

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import NoReturn
 
-from broker.domain.decision import Decision, Verdict
+from broker.domain.catalog import Catalog
+from broker.domain.decision import AcquireContext, CallContext, Decision, DeclareContext, Verdict
 from broker.domain.errors import (
     AgentClassUnknownError,
     DenialClass,
@@ -20,6 +21,7 @@ from broker.domain.errors import (
     TaskTypeNotAllowedError,
     ToolNotAllowedError,
 )
+from broker.ports.policy import PolicyEngine
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,19 @@ ENGINE_FAILED = Decision(
     text="the request could not be decided, so it is denied",
     denial_class=DenialClass.TRANSIENT,
 )
+
+
+def asked(
+    policy: PolicyEngine, context: DeclareContext | AcquireContext | CallContext, catalog: Catalog
+) -> Decision:
+    """What `policy` says, whichever it is about."""
+    match context:
+        case DeclareContext():
+            return policy.decide_declaration(context, catalog)
+        case AcquireContext():
+            return policy.decide_acquisition(context, catalog)
+        case CallContext():
+            return policy.decide_call(context, catalog)
 
 
 def decide(ask: Callable[[], Decision]) -> Decision:

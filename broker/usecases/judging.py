@@ -5,21 +5,22 @@ Nothing is read or written here, so that whoever simulates or replays decides ex
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Generic, TypeVar
 
-from broker.domain.actions import Chain, digest_of
+from broker.domain.actions import Action, Chain, digest_of
 from broker.domain.catalog import Catalog
 from broker.domain.decision import AcquireContext, CallContext, Decision, Fingerprint, Verdict
+from broker.domain.effects import Effect
 from broker.domain.errors import DenialClass, FingerprintChangedError
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task
 from broker.ports.arguments import ArgumentChecker
 from broker.ports.policy import PolicyEngine
 from broker.ports.store import ActionFacts
-from broker.usecases.deciding import decide
+from broker.usecases.deciding import asked, decide
 from broker.usecases.ruling import Ruling, demand_room, rule
 
 _FINGERPRINT_CHANGED: Final = Decision(
@@ -96,17 +97,9 @@ def judge_call(
     )
     if context.fingerprint is Fingerprint.CHANGED:
         return Judged(context=context, ruling=Ruling(decision=_FINGERPRINT_CHANGED))
-    in_reach = tool is not None and call.tool in task.scope.tools
-    if tool is not None and in_reach:
+    if tool is not None and call.tool in task.scope.tools:
         arguments.check(tool, call.arguments)
-    ruling = rule(
-        decide(lambda: policy.decide_call(context, catalog)),
-        context,
-        effect=context.effect if in_reach else None,
-        task_type=task_type,
-        denied=facts.denied,
-    )
-    return Judged(context=context, ruling=ruling)
+    return Judged(context=context, ruling=ruled(context, catalog, policy=policy, denied=facts.denied))
 
 
 def judge_acquisition(
@@ -135,14 +128,33 @@ def judge_acquisition(
     )
     if context.fingerprint is Fingerprint.CHANGED:
         return Judged(context=context, ruling=Ruling(decision=_FINGERPRINT_CHANGED))
-    ruling = rule(
-        decide(lambda: policy.decide_acquisition(context, catalog)),
+    return Judged(context=context, ruling=ruled(context, catalog, policy=policy, denied=facts.denied))
+
+
+def ruled(
+    context: AcquireContext | CallContext,
+    catalog: Catalog,
+    *,
+    policy: PolicyEngine,
+    denied: Iterable[Action],
+) -> Ruling:
+    """Policy, then what was denied before, then the chain."""
+    return rule(
+        decide(lambda: asked(policy, context, catalog)),
         context,
-        effect=role.effect if role is not None and role_name in task.scope.roles else None,
-        task_type=task_type,
-        denied=facts.denied,
+        effect=_effect_in_reach(context),
+        task_type=catalog.task_types.get(context.task.task_type),
+        denied=denied,
     )
-    return Judged(context=context, ruling=ruling)
+
+
+def _effect_in_reach(context: AcquireContext | CallContext) -> Effect | None:
+    """What would happen, if it is in the task's reach; else nothing that a denial could stick to."""
+    match context:
+        case AcquireContext(role=role, role_name=name):
+            return role.effect if role is not None and name in context.task.scope.roles else None
+        case CallContext(effect=effect, tool_name=name):
+            return effect if name in context.task.scope.tools else None
 
 
 def _compared(task: Task, now: bytes) -> Fingerprint:

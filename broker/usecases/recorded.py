@@ -23,7 +23,6 @@ from broker.domain.decision import (
     Fingerprint,
     Verdict,
 )
-from broker.domain.effects import Effect
 from broker.domain.errors import DenialClass
 from broker.domain.identifiers import TaskId
 from broker.domain.spiffe import AgentIdentity, InvalidSpiffeIdError, SpiffeId
@@ -208,15 +207,6 @@ class Trail:
             oldest_lease=_moment(facts.get("oldest_lease")),
         )
         return context, role is not None
-
-
-def effect_of(context: AcquireContext | CallContext) -> Effect | None:
-    """What would happen, if it is in the task's reach; else nothing that a denial could stick to."""
-    match context:
-        case AcquireContext(role=role, role_name=name):
-            return role.effect if role is not None and name in context.task.scope.roles else None
-        case CallContext(effect=effect, tool_name=name):
-            return effect if name in context.task.scope.tools else None
 
 
 def _name_of(context: Context) -> str:

@@ -17,8 +17,9 @@ from broker.domain.identifiers import ActionId
 from broker.domain.spiffe import SpiffeId
 from broker.ports.policy import PolicyEngine
 from broker.usecases.deciding import decide
-from broker.usecases.recorded import Recorded, effect_of
-from broker.usecases.ruling import MOST_DENIED, Ruling, link_of, rule
+from broker.usecases.judging import ruled
+from broker.usecases.recorded import Recorded
+from broker.usecases.ruling import MOST_DENIED, link_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,22 +76,11 @@ def _again(recorded: Recorded, denied: list[Action], policy: PolicyEngine, catal
         return decide(lambda: policy.decide_declaration(context, catalog))
     task_id, now = context.task.task_id, context.at
     holding = [one for one in denied if one.task_id == task_id or (one.sticks_until or now) > now]
-    ruling = _ruling(context, holding[:MOST_DENIED], policy, catalog)
+    ruling = ruled(context, catalog, policy=policy, denied=holding[:MOST_DENIED])
     if ruling.sticks:
         action_id = ActionId(recorded.action_id or f"record-{recorded.sequence}")
         denied.insert(0, link_of(context, ruling, action_id))
     return ruling.decision
-
-
-def _ruling(
-    context: AcquireContext | CallContext, denied: list[Action], policy: PolicyEngine, catalog: Catalog
-) -> Ruling:
-    if isinstance(context, CallContext):
-        decision = decide(lambda: policy.decide_call(context, catalog))
-    else:
-        decision = decide(lambda: policy.decide_acquisition(context, catalog))
-    task_type = catalog.task_types.get(context.task.task_type)
-    return rule(decision, context, effect=effect_of(context), task_type=task_type, denied=denied)
 
 
 def _differ(before: Decision, after: Decision) -> bool:

@@ -18,12 +18,13 @@ from broker.config.catalog import load_catalog
 from broker.demo.callers import Answer, Caller
 from broker.domain.actions import ActionOutcome
 from broker.domain.catalog import Catalog
-from broker.domain.decision import AcquireContext, CallContext, Decision, DeclareContext, Verdict
+from broker.domain.decision import Decision, Verdict
 from broker.domain.errors import BrokerError, DenialClass
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Outcome
 from broker.usecases.decide_acquisition import Acquisition
+from broker.usecases.deciding import asked
 from broker.usecases.declare_task import Declaration
 from broker.usecases.judging import Call
 from broker.usecases.simulating import Simulated, refused
@@ -51,7 +52,7 @@ class OnTheStore:
 
     def __init__(self, broker: Broker, policy: BoundedPolicy, catalog: Catalog) -> None:
         self.broker = broker
-        broker.policy.instead = lambda context: _decided(policy, context, catalog)
+        broker.policy.instead = lambda context: asked(policy, context, catalog)
         self._leases: dict[tuple[TaskId, str], list[LeaseId]] = {}
 
     async def declare(self, caller: SpiffeId, declaration: Declaration, now: datetime) -> Simulated:
@@ -95,18 +96,6 @@ class OnTheStore:
 
 def _set(clock: FakeClock, now: datetime) -> None:
     clock.advance(seconds=(now - clock.now()).total_seconds())
-
-
-def _decided(
-    policy: BoundedPolicy, context: DeclareContext | AcquireContext | CallContext, catalog: Catalog
-) -> Decision:
-    match context:
-        case DeclareContext():
-            return policy.decide_declaration(context, catalog)
-        case AcquireContext():
-            return policy.decide_acquisition(context, catalog)
-        case CallContext():
-            return policy.decide_call(context, catalog)
 
 
 class BehindTheDoor:

@@ -17,6 +17,7 @@ from broker.config.fields import JsonObject
 from broker.config.reading import (
     ConfigError,
     Problem,
+    all_of,
     files_below,
     line_of,
     parse_duration,
@@ -33,6 +34,7 @@ from broker.domain.identifiers import TaskId
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Scope, Task
 from broker.ports.policy import PolicyEngine
+from broker.usecases.deciding import asked
 
 SUFFIX: Final = ".test.yaml"
 _WHEN: Final = datetime(2026, 3, 2, 12, tzinfo=UTC)  # a Monday
@@ -148,15 +150,7 @@ def run_cases(policies: PolicyEngine, catalog: Catalog, folder: Path) -> list[Ca
     Raises:
         ConfigError: a file cannot be used; says everything that is wrong with all of them.
     """
-    problems: list[Problem] = []
-    found: list[tuple[Path, int, CaseModel]] = []
-    for path in files_below(folder, SUFFIX):
-        try:
-            found.extend(_read(path, catalog))
-        except ConfigError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise ConfigError(problems)
+    found = all_of(files_below(folder, SUFFIX), lambda path: _read(path, catalog))
     return [_run(policies, catalog, str(path), line, case) for path, line, case in found]
 
 
@@ -218,7 +212,7 @@ def _unlisted(case: CaseModel, catalog: Catalog) -> list[tuple[str, str]]:
 
 def _run(policies: PolicyEngine, catalog: Catalog, file: str, line: int, case: CaseModel) -> CaseResult:
     context = _context(catalog, case)
-    decision = _decide(policies, context, catalog)
+    decision = asked(policies, context, catalog)
     verdict = "allow" if decision.allowed else "deny"
     because = sorted(
         policy.removeprefix(DECISION_PREFIX)
@@ -248,16 +242,6 @@ def _run(policies: PolicyEngine, catalog: Catalog, file: str, line: int, case: C
         decision=decision,
         text=text,
     )
-
-
-def _decide(policies: PolicyEngine, context: Context, catalog: Catalog) -> Decision:
-    match context:
-        case DeclareContext():
-            return policies.decide_declaration(context, catalog)
-        case AcquireContext():
-            return policies.decide_acquisition(context, catalog)
-        case CallContext():
-            return policies.decide_call(context, catalog)
 
 
 def _context(catalog: Catalog, case: CaseModel) -> Context:

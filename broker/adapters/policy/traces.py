@@ -17,6 +17,7 @@ from broker.config.fields import JsonObject, Name
 from broker.config.reading import (
     ConfigError,
     Problem,
+    all_of,
     files_below,
     line_of,
     parse_duration,
@@ -168,16 +169,8 @@ def read_traces(place: Path, catalog: Catalog) -> list[Trace]:
     Raises:
         ConfigError: one cannot be used; says everything that is wrong with all of them.
     """
-    problems: list[Problem] = []
-    found: list[Trace] = []
-    for path in files_below(place, SUFFIX) if place.is_dir() else [place]:
-        try:
-            found += _read(path, catalog)
-        except ConfigError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise ConfigError(problems)
-    return found
+    paths = files_below(place, SUFFIX) if place.is_dir() else [place]
+    return all_of(paths, lambda path: _read(path, catalog))
 
 
 def _read(path: Path, catalog: Catalog) -> list[Trace]:

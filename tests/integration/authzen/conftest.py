@@ -7,25 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from broker.devstack.spire import BROKER_DNS_NAME
 from broker.devstack.stack import DevStack
-from broker.devstack.state import BROKER_GROUP, BROKER_ID
-from tests.integration.server.conftest import SVID_TTL
+from tests.integration.server.conftest import a_stack
 from tests.threats.world import World
 
 
 @pytest.fixture(scope="session")
 def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
-    stack = DevStack(tmp_path_factory.mktemp("authzen") / "dev", say=print)
-    try:
-        stack.up(with_broker=False)
-        spire = stack.spire
-        spire.deregister(spire.register_broker())
-        spire._create(BROKER_ID, BROKER_GROUP, x509_ttl=SVID_TTL, dns_names=[BROKER_DNS_NAME])
-        stack.up()
+    with a_stack(tmp_path_factory.mktemp("authzen")) as stack:
         yield stack
-    finally:
-        stack.down(purge=True)
 
 
 @pytest.fixture

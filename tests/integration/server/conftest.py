@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from tests.threats.world import World
 SVID_TTL = timedelta(seconds=20)
 
 
-@pytest.fixture(scope="session")
-def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
-    stack = DevStack(tmp_path_factory.mktemp("server") / "dev", say=print)
+@contextmanager
+def a_stack(folder: Path) -> Iterator[DevStack]:
+    """A stack whose broker has an SVID of `SVID_TTL`."""
+    stack = DevStack(folder / "dev", say=print)
     try:
         stack.up(with_broker=False)
         spire = stack.spire
@@ -28,6 +30,12 @@ def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
         yield stack
     finally:
         stack.down(purge=True)
+
+
+@pytest.fixture(scope="session")
+def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
+    with a_stack(tmp_path_factory.mktemp("server")) as stack:
+        yield stack
 
 
 @pytest.fixture
