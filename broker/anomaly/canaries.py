@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from broker.anomaly.bounded import Said
 from broker.anomaly.detector import Parameters
 from broker.anomaly.events import Event
-from broker.anomaly.findings import Alarm, DetectorName, Finding, Severity, finding, named
+from broker.anomaly.findings import Alarm, DetectorName, Finding, finding, named
+from broker.domain.findings import Severity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,9 @@ from enum import StrEnum
 from broker.anomaly.bounded import Recent, Said
 from broker.anomaly.detector import Parameters
 from broker.anomaly.events import Decided, Event, EventKind
-from broker.anomaly.findings import Alarm, DetectorName, Finding, Severity, finding, named
+from broker.anomaly.findings import Alarm, DetectorName, Finding, finding, named
 from broker.anomaly.learning import NOTHING_LEARNED, START, Model, TypeModel
+from broker.domain.findings import Severity
 from broker.domain.identifiers import ActionId, TaskId
 
 

@@ -18,10 +18,11 @@ from typing import Final
 from broker.anomaly.bounded import Recent, Said
 from broker.anomaly.detector import Parameters
 from broker.anomaly.events import Decided, Event, EventKind
-from broker.anomaly.findings import Alarm, DetectorName, Finding, Severity, finding, named
+from broker.anomaly.findings import Alarm, DetectorName, Finding, finding, named
 from broker.anomaly.learning import NOTHING_LEARNED, Model, TypeModel, fact_of_combination
 from broker.anomaly.traits import COMBINATIONS, SOURCES, Combination, Trait, level_of, power_of, traits_of
 from broker.domain.errors import DenialClass
+from broker.domain.findings import Severity
 from broker.domain.identifiers import ActionId
 
 _RANKS: Final = (

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from broker.anomaly.events import Event
+from broker.domain.findings import Severity
 from broker.domain.identifiers import ActionId, TaskId
 from broker.domain.spiffe import SpiffeId
 
@@ -16,15 +17,6 @@ MOST_EVIDENCE: Final = 16
 """Actions that a finding names: the newest ones."""
 
 _NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
-
-
-class Severity(StrEnum):
-    """How bad it is if it is what it looks like."""
-
-    LOW = "low"
-    MEDIUM = "medium"
-    HIGH = "high"
-    CRITICAL = "critical"
 
 
 class DetectorName(StrEnum):

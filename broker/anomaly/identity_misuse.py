@@ -19,7 +19,8 @@ from typing import Final
 from broker.anomaly.bounded import Recent, Said
 from broker.anomaly.detector import Parameters
 from broker.anomaly.events import Called, Event, EventKind
-from broker.anomaly.findings import Alarm, DetectorName, Finding, Severity, finding
+from broker.anomaly.findings import Alarm, DetectorName, Finding, finding
+from broker.domain.findings import Severity
 from broker.domain.task import EndCause
 
 _LAPSED: Final = frozenset({EndCause.DEADLINE, EndCause.HEARTBEAT_LOST, EndCause.SVID_EXPIRED})

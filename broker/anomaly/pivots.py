@@ -17,7 +17,7 @@ from typing import Final
 from broker.anomaly.bounded import Recent, Said
 from broker.anomaly.detector import Parameters
 from broker.anomaly.events import Decided, Event, EventKind
-from broker.anomaly.findings import Alarm, DetectorName, Finding, Severity, finding, named
+from broker.anomaly.findings import Alarm, DetectorName, Finding, finding, named
 from broker.anomaly.learning import NOTHING_LEARNED, Model
 from broker.domain.effects import Effect, Verb
 from broker.domain.errors import (
@@ -27,6 +27,7 @@ from broker.domain.errors import (
     StepNotAllowedError,
     ToolNotAllowedError,
 )
+from broker.domain.findings import Severity
 from broker.domain.identifiers import ActionId
 
 _OF_A_NAME: Final = frozenset(

@@ -22,10 +22,11 @@ from typing import Final
 from broker.anomaly.bounded import Recent, Said
 from broker.anomaly.detector import Parameters
 from broker.anomaly.events import Closed, Decided, Event, EventKind
-from broker.anomaly.findings import Alarm, DetectorName, Finding, Severity, finding, named
+from broker.anomaly.findings import Alarm, DetectorName, Finding, finding, named
 from broker.domain.actions import ActionOutcome
 from broker.domain.effects import Effect
 from broker.domain.errors import DenialClass
+from broker.domain.findings import Severity
 from broker.domain.identifiers import ActionId
 
 MOST_OPEN: Final = 256

@@ -19,9 +19,10 @@ from typing import Final
 from broker.anomaly.bounded import Recent, Said
 from broker.anomaly.detector import Parameters
 from broker.anomaly.events import Decided, Event, EventKind
-from broker.anomaly.findings import Alarm, DetectorName, Finding, Severity, finding
+from broker.anomaly.findings import Alarm, DetectorName, Finding, finding
 from broker.anomaly.learning import NOTHING_LEARNED, Model
 from broker.anomaly.meters import HELD, Meter, Meters
+from broker.domain.findings import Severity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,8 @@ from broker.cli.anomaly_trail import parameters, replay, tune
 from broker.cli.output import fail
 from broker.cli.policy_trail import SinceOption, begin_of
 from broker.cli.trail import ConfigOption, StoreOption, records_of
-from broker.usecases.recorded_findings import FindingsOfTrail, Mark
+from broker.domain.findings import Mark
+from broker.usecases.recorded_findings import FindingsOfTrail
 from broker.usecases.tell_finding import tell
 
 app = typer.Typer(help="Findings: look at them, and tune the detectors.", no_args_is_help=True)

@@ -14,7 +14,8 @@ from rich.text import Text
 from broker.anomaly.findings import DetectorName
 from broker.anomaly.mapping import FILE, read_mapping
 from broker.cli.output import fail, out
-from broker.usecases.recorded_findings import Mark, TrailFinding
+from broker.domain.findings import Mark
+from broker.usecases.recorded_findings import TrailFinding
 from broker.usecases.tell_finding import Moment, Step, Story
 
 _LISTS: Final = {

@@ -62,6 +62,13 @@ class AuditKind:
     ORPHAN_REVOKED: Final = "orphan.revoked"
     RECONCILED: Final = "lease.reconciled"
     OPERATOR_REFUSED: Final = "operator.refused"
+    ANOMALY_FOUND: Final = "anomaly.found"
+    ANOMALY_ANSWERED: Final = "anomaly.answered"
+    ANOMALY_MARKED: Final = "anomaly.marked"
+    ANOMALY_LISTED: Final = "anomaly.listed"
+    HOLD_LIFTED: Final = "hold.lifted"
+    SIGNAL_RECEIVED: Final = "signal.received"
+    SIGNAL_UNDELIVERED: Final = "signal.undelivered"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from broker.domain.answers import Answers
 from broker.domain.attestation import DEFAULT_ATTESTATION, Attestation, expand
 from broker.domain.chain_rule import ANY_CHAIN, ChainRule
 from broker.domain.classification import Classification
@@ -70,6 +71,8 @@ class CredentialRole:
     resource: str = EVERYTHING
     origin: Origin = Origin.TRUSTED
     writes: Writes = Writes.NOTHING
+    canary: bool = False
+    """Nobody's work needs it: whoever asks for it shows themselves."""
 
     @property
     def effect(self) -> Effect:
@@ -132,6 +135,8 @@ class Tool:
     attributes: Mapping[str, AttributeType]
     """Arguments that policies may look at."""
     obligations: Obligations = NO_OBLIGATIONS
+    canary: bool = False
+    """Nobody's work needs it: whoever calls it shows themselves."""
 
     def effect(self, arguments: Mapping[str, object]) -> Effect:
         """What a call with these arguments does."""
@@ -202,6 +207,8 @@ class Catalog:
     credential_roles: Mapping[str, CredentialRole]
     digest: str
     tools: Mapping[str, Tool] = field(default_factory=lambda: MappingProxyType({}))
+    answers: Answers = field(default_factory=Answers)
+    """What is done about anomalies."""
     trust_domains: frozenset[str] = field(init=False)
     """Those that have a class."""
 

@@ -12,9 +12,21 @@ from datetime import datetime
 
 from broker.domain.actions import Action, ActionOutcome
 from broker.domain.audit import AuditEvent
-from broker.domain.identifiers import ActionId, LeaseId, TaskId, TokenAccessor, VaultLeaseId
+from broker.domain.findings import Hold, Mark, RecordedFinding
+from broker.domain.identifiers import (
+    ActionId,
+    FindingId,
+    LeaseId,
+    MessageId,
+    TaskId,
+    TokenAccessor,
+    VaultLeaseId,
+)
 from broker.domain.lease import Lease, RevokeCause
+from broker.domain.messages import Message
 from broker.domain.quarantine import Quarantine, QuarantineTarget
+from broker.domain.sightings import Sighting
+from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskEnd
 
 
@@ -72,7 +84,7 @@ class FinishTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateLease:
-    """The intent to issue. Precondition: the task is active and its owner not quarantined; it has fewer than
+    """The intent to issue. Precondition: the task is active, not on hold, and its owner not quarantined; it has fewer than
     `max_live` leases that are not final, and none that holds the same idempotency key (`Lease.holds_key`)."""
 
     lease: Lease
@@ -81,7 +93,8 @@ class CreateLease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssueLease:
-    """Intended to live. Precondition: the lease is intended, its task active and its owner not quarantined."""
+    """Intended to live. Precondition: the lease is intended, its task active and not on hold, and its owner not
+    quarantined."""
 
     lease_id: LeaseId
     vault_lease_id: VaultLeaseId
@@ -154,8 +167,8 @@ class RemoveQuarantine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordAction:
-    """The next link of a task's chain. Precondition: the task is active and its owner not quarantined, and no other link
-    has this position, so that what was decided was decided on the whole chain, or this idempotency key."""
+    """The next link of a task's chain. Precondition: the task is active, not on hold, and its owner not quarantined, and no
+    other link has this position, so that what was decided was decided on the whole chain, or this idempotency key."""
 
     action: Action
 
@@ -177,6 +190,85 @@ class Append:
     event: AuditEvent
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordFinding:
+    """A finding; the store gives it the next number. Precondition: none with its id is recorded."""
+
+    finding: RecordedFinding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerFinding:
+    """Everything that the answer demanded has taken effect. Precondition: it is recorded, and not answered."""
+
+    finding_id: FindingId
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkFinding:
+    """What a person says of it; the last word counts. Precondition: it is recorded."""
+
+    finding_id: FindingId
+    mark: Mark
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldTask:
+    """The task gets nothing new. A frozen task stays frozen. Precondition: the task is active."""
+
+    task_id: TaskId
+    hold: Hold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiftHold:
+    """The end of a hold. Precondition: the task is active and held."""
+
+    task_id: TaskId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveModel:
+    """What was learned of task types, in place of what was there. Precondition: the stored version is the one before."""
+
+    version: int
+    """1 for the first."""
+    data: str
+    """JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeeInstance:
+    """From where, and with which SVID an instance called. The store keeps the newest of each instance. No precondition."""
+
+    instance: SpiffeId
+    sighting: Sighting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddMessage:
+    """A message that is to be delivered. No precondition."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostponeMessage:
+    """A failed attempt. No precondition: where it is gone, nothing happens."""
+
+    message_id: MessageId
+    next_attempt_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveMessage:
+    """It was taken, or is given up. No precondition."""
+
+    message_id: MessageId
+
+
 Change = (
     CreateTask
     | AddTaskToken
@@ -195,5 +287,15 @@ Change = (
     | RemoveQuarantine
     | RecordAction
     | CloseAction
+    | RecordFinding
+    | AnswerFinding
+    | MarkFinding
+    | HoldTask
+    | LiftHold
+    | SaveModel
+    | SeeInstance
+    | AddMessage
+    | PostponeMessage
+    | RemoveMessage
     | Append
 )

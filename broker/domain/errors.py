@@ -272,6 +272,19 @@ class TaskNotActiveError(BrokerError):
         super().__init__("the task is ending or has ended: declare a new one")
 
 
+class TaskOnHoldError(BrokerError):
+    """The task gets nothing new for now, because of a finding."""
+
+    reason = "TASK_ON_HOLD"
+
+    def __init__(self, *, frozen: bool) -> None:
+        what = "is frozen and gets nothing new" if frozen else "waits for a person before its next step"
+        super().__init__(
+            f"the task {what}, because of what was found: an operator can lift it; do not try again before"
+        )
+        self.denial_class = DenialClass.STRUCTURAL if frozen else DenialClass.GRANTABLE
+
+
 class LeaseNotLiveError(BrokerError):
     """The lease is being revoked or is revoked."""
 

@@ -16,6 +16,12 @@ LeaseId = NewType("LeaseId", str)
 ActionId = NewType("ActionId", str)
 """`action-` and 26 characters of Crockford base 32: one decided use of a tool or a credential."""
 
+FindingId = NewType("FindingId", str)
+"""`finding-` and 32 hexadecimal digits that follow from what was found."""
+
+MessageId = NewType("MessageId", str)
+"""`message-` and 26 characters of Crockford base 32: one message to one outside receiver."""
+
 VaultLeaseId = NewType("VaultLeaseId", str)
 """What Vault calls the lease, for example `database/creds/orders-readonly/9ZqB…`. Not a secret."""
 

@@ -26,6 +26,8 @@ class OperatorRole(StrEnum):
     """Approve what a person has to."""
     ENFORCER = "enforcer"
     """Ask for decisions on behalf of agent instances, as a gateway that enforces them; nothing else."""
+    SIGNALLER = "signaller"
+    """Report what was seen of agent instances elsewhere; nothing else."""
 
 
 class InvalidGrantError(ValueError):

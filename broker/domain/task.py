@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from broker.domain.errors import IllegalTransitionError
+from broker.domain.findings import Hold
 from broker.domain.identifiers import TaskId
 from broker.domain.spiffe import SpiffeId
 
@@ -47,6 +48,7 @@ class EndCause(StrEnum):
     INSTANCE_GONE = "instance-gone"
     SVID_EXPIRED = "svid-expired"
     FINGERPRINT_CHANGED = "fingerprint-changed"
+    ANOMALY = "anomaly"
 
 
 class Outcome(StrEnum):
@@ -99,6 +101,8 @@ class Task:
     ended_at: datetime | None = None
     svid_due: datetime | None = None
     """By when a sign of life with a newer SVID than that of the last one is wanted."""
+    hold: Hold | None = None
+    """Why it gets nothing new for now."""
 
     def ending(self, end: TaskEnd) -> Task:
         """Active to ending.

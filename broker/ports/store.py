@@ -16,9 +16,12 @@ from typing import Final, Protocol
 from broker.domain.actions import Action
 from broker.domain.audit import AuditRecord, ChainHead
 from broker.domain.changes import Change
-from broker.domain.identifiers import ActionId, LeaseId, TaskId, TokenAccessor
+from broker.domain.findings import RecordedFinding, Severity
+from broker.domain.identifiers import ActionId, FindingId, LeaseId, TaskId, TokenAccessor
 from broker.domain.lease import Lease, LeaseState
+from broker.domain.messages import Message
 from broker.domain.quarantine import Quarantine, QuarantineTarget
+from broker.domain.sightings import Sighting
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
 
@@ -42,6 +45,11 @@ class Conflict(StrEnum):
     QUARANTINE_UNFINISHED = "quarantine-unfinished"
     CHAIN_MOVED_ON = "chain-moved-on"
     ACTION_STATE = "action-state"
+    TASK_ON_HOLD = "task-on-hold"
+    HOLD_MISSING = "hold-missing"
+    FINDING_KNOWN = "finding-known"
+    FINDING_STATE = "finding-state"
+    MODEL_MOVED_ON = "model-moved-on"
 
 
 class ConflictError(Exception):
@@ -77,6 +85,8 @@ class ActionFacts:
     """The lease that holds the idempotency key that was asked for (`Lease.holds_key`)."""
     under_key: Action | None = None
     """The action under the idempotency key that was asked for."""
+    open_anomalies: int = 0
+    """Findings about the task that nobody marked as false."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +112,34 @@ class QuarantinePage:
 
     quarantines: tuple[QuarantineStatus, ...]
     next_token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingFilter:
+    """Which findings to look at; what is empty does not narrow."""
+
+    detector: str = ""
+    instance: str = ""
+    task_id: str = ""
+    least: Severity = Severity.LOW
+    unmarked: bool = False
+    unanswered: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingPage:
+    """One page of findings, newest first; `next_token` is empty on the last."""
+
+    findings: tuple[RecordedFinding, ...]
+    next_token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredModel:
+    """What was learned, as `SaveModel` wrote it."""
+
+    version: int
+    data: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +175,10 @@ class StoreFigures:
     leases: Mapping[LeaseState, int]
     oldest_revoking_since: datetime | None
     """Since when the lease that waits longest is to be revoked."""
+    unanswered_findings: int = 0
+    """Findings whose answer has not taken effect in full."""
+    messages: int = 0
+    """Messages that are still to be delivered."""
 
 
 class Store(Protocol):
@@ -266,6 +308,48 @@ class Store(Protocol):
 
     async def task_of_token(self, accessor: TokenAccessor) -> Task | None:
         """The task for which a token was made, as far as it is known here."""
+        ...
+
+    async def finding(self, finding_id: FindingId) -> RecordedFinding | None: ...
+
+    async def finding_page(self, wanted: FindingFilter, *, page_size: int, page_token: str) -> FindingPage:
+        """One page of findings.
+
+        Raises:
+            FieldInvalidError: `page_token` is not one that this store made.
+        """
+        ...
+
+    async def findings_after(self, number: int, limit: int) -> tuple[RecordedFinding, ...]:
+        """Return findings beyond this number, in order."""
+        ...
+
+    async def newest_finding(self) -> int:
+        """The number of the newest finding; 0 where there is none."""
+        ...
+
+    async def unanswered_findings(self, limit: int) -> tuple[RecordedFinding, ...]:
+        """Return findings whose answer has not taken effect in full, oldest first."""
+        ...
+
+    async def findings_of_task(self, task_id: TaskId, limit: int) -> tuple[RecordedFinding, ...]:
+        """Return findings about a task, oldest first."""
+        ...
+
+    async def active_owners(self, after: str, limit: int) -> tuple[SpiffeId, ...]:
+        """Return the instances that have an active task, by their SPIFFE IDs, beyond `after`."""
+        ...
+
+    async def model(self) -> StoredModel | None:
+        """What was learned of task types; None where nothing was saved."""
+        ...
+
+    async def sightings_of(self, instance: SpiffeId) -> tuple[Sighting, ...]:
+        """Return the newest sightings of an instance, oldest first."""
+        ...
+
+    async def take_messages(self, now: datetime, limit: int) -> tuple[Message, ...]:
+        """Return messages whose next attempt is due, oldest first. Taken by one replica alone, for `CLAIM`."""
         ...
 
     async def figures(self) -> StoreFigures:

@@ -5,26 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import StrEnum
 from typing import Final
 
-from broker.domain.audit import AuditEvent, AuditRecord
+from broker.domain.audit import AuditEvent, AuditKind, AuditRecord
+from broker.domain.findings import Mark
 from broker.domain.identifiers import ActionId, TaskId
 
-FOUND: Final = "anomaly.found"
-ANSWERED: Final = "anomaly.answered"
-MARKED: Final = "anomaly.marked"
+FOUND: Final = AuditKind.ANOMALY_FOUND
+ANSWERED: Final = AuditKind.ANOMALY_ANSWERED
+MARKED: Final = AuditKind.ANOMALY_MARKED
 
 MOST_FINDINGS: Final = 100_000
 """Findings that are held at once: the newest."""
-
-
-class Mark(StrEnum):
-    """What a person said of a finding."""
-
-    NONE = ""
-    FALSE = "false"
-    CONFIRMED = "confirmed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

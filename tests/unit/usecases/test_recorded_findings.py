@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from broker.domain.audit import AuditEvent, AuditRecord, append
+from broker.domain.findings import Mark
 from broker.domain.identifiers import TaskId
 from broker.usecases import recorded_findings
-from broker.usecases.recorded_findings import FindingsOfTrail, Mark, labels_of
+from broker.usecases.recorded_findings import FindingsOfTrail, labels_of
 
 AT = datetime(2026, 3, 2, 12, tzinfo=UTC)
 ANN = "spiffe://example.test/oncall/ann"
