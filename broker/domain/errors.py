@@ -150,6 +150,29 @@ class FingerprintChangedError(DeniedError):
     reason = "FINGERPRINT_CHANGED"
 
 
+class TaskOnHoldError(DeniedError):
+    """The task's next step waits for a person, because of a finding."""
+
+    reason = "TASK_ON_HOLD"
+    denial_class = DenialClass.GRANTABLE
+
+    def __init__(
+        self, text: str = "because of what was found, the task waits for a person before its next step"
+    ) -> None:
+        super().__init__(text)
+
+
+class TaskFrozenError(TaskOnHoldError):
+    """The task gets nothing new, because of a finding; only an operator can lift that."""
+
+    denial_class = DenialClass.STRUCTURAL
+
+    def __init__(self) -> None:
+        super().__init__(
+            "because of what was found, the task is frozen and gets nothing new: do not try again"
+        )
+
+
 class PolicyDeniedError(DeniedError):
     """A policy forbids it, or the engine could not decide."""
 
@@ -270,19 +293,6 @@ class TaskNotActiveError(BrokerError):
 
     def __init__(self) -> None:
         super().__init__("the task is ending or has ended: declare a new one")
-
-
-class TaskOnHoldError(BrokerError):
-    """The task gets nothing new for now, because of a finding."""
-
-    reason = "TASK_ON_HOLD"
-
-    def __init__(self, *, frozen: bool) -> None:
-        what = "is frozen and gets nothing new" if frozen else "waits for a person before its next step"
-        super().__init__(
-            f"the task {what}, because of what was found: an operator can lift it; do not try again before"
-        )
-        self.denial_class = DenialClass.STRUCTURAL if frozen else DenialClass.GRANTABLE
 
 
 class LeaseNotLiveError(BrokerError):
