@@ -20,6 +20,7 @@ from broker.adapters.observe.traces import Traces
 from broker.adapters.policy.bounded import BoundedPolicy
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.policy.files import CandidateFiles, PolicyFiles
+from broker.adapters.signals.building import receivers_of
 from broker.adapters.spire.https_tls import https_context, shown_by
 from broker.adapters.spire.identity import TrustBundle, WorkloadIdentity
 from broker.adapters.spire.jwt_bundles import JwtBundle, JwtBundles
@@ -44,7 +45,7 @@ from broker.adapters.vault.view import VaultView
 from broker.config.settings import Settings
 from broker.ports.identity import Quarantine
 from broker.ports.observing import Observer
-from broker.ports.system import Clock, Steps
+from broker.ports.system import Clock, Ids, Steps
 from broker.server.authzen import Authzen
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate, JwtDoor
@@ -81,6 +82,7 @@ from broker.usecases.report_outcome import ReportOutcome
 from broker.usecases.revoke_leases import RevokeLeases
 from broker.usecases.task_events import TaskEvents
 from broker.usecases.task_grants import TaskGrants
+from broker.usecases.tell_others import TellOthers
 from broker.usecases.watch_over_tasks import WatchOverTasks
 
 logger = logging.getLogger(__name__)
@@ -141,7 +143,9 @@ class _Broker:
         cls, settings: Settings, stack: contextlib.AsyncExitStack, steps: Steps
     ) -> _Broker:
         ids, events = RandomIds(), TaskEvents()
-        catalogs = CatalogFiles(settings.catalog, trust_domain=settings.trust_domain)
+        catalogs = CatalogFiles(
+            settings.catalog, trust_domain=settings.trust_domain, receivers=settings.tell.keys()
+        )
         policies = PolicyFiles(settings.policies, catalogs)
         candidates = CandidateFiles(settings.shadow_policies, catalogs) if settings.shadow_policies else None
         store, clock = await _state(settings, stack)
@@ -345,6 +349,8 @@ class _Broker:
             max_message_bytes=settings.limits.max_message_bytes,
         )
 
+        tell_others = _telling(settings, stack, store, clock, ids, observing.metrics)
+
         # What the process before left half done comes first, before anything new is promised.
         await watch.reclaim()
         await end_quarantined()
@@ -363,6 +369,7 @@ class _Broker:
             ("quarantine", quarantine_instances.follow, _REFRESH),
             ("reconcile", reconcile_in_turn, _RECONCILE),
             ("clock", clock.follow, _REFRESH),
+            ("tell-others", tell_others.deliver, _SWEEP),
             *_following(store, events, grants, acquire, quarantine_instances, clock),
             *observing.rounds(
                 server=server,
@@ -514,6 +521,23 @@ class _Observing:
             ("vault-health", vault.look, _REFRESH * 2),
             ("figures", figures, _REFRESH * 2),
         ]
+
+
+def _telling(  # noqa: PLR0913, PLR0917 - what it is made of
+    settings: Settings,
+    stack: contextlib.AsyncExitStack,
+    store: SqliteStore | PostgresStore,
+    clock: Clock,
+    ids: Ids,
+    metrics: PrometheusMetrics,
+) -> TellOthers:
+    """Who tells the systems outside that the settings name; what waits for others is given up in time."""
+    receivers = receivers_of(settings.tell, clock)
+    telling = TellOthers(
+        store=store, receivers=receivers, clock=clock, ids=ids, actor=settings.own_id, watched=metrics
+    )
+    stack.push_async_callback(telling.close)
+    return telling
 
 
 async def _jwt_door(

@@ -5,6 +5,7 @@ What always holds: an attempt never raises, and says in words of ours how it end
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -64,6 +65,6 @@ class TellingWatched(Protocol):
         """Note a message's outcome: a value of `Fate`, `given-up`, or `left-out` of one that was never made."""
         ...
 
-    def waiting(self, counts: dict[ReceiverKind, int]) -> None:
+    def waiting(self, counts: Mapping[ReceiverKind, int]) -> None:
         """Note how many messages wait."""
         ...

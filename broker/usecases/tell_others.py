@@ -23,7 +23,8 @@ from typing import Final
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.changes import AddMessage, Append, Change, PostponeMessage, RemoveMessage
 from broker.domain.errors import BrokerError
-from broker.domain.findings import Answer, Mark, RecordedFinding, Severity
+from broker.domain.findings import SIGNAL, Answer, Found, Mark, RecordedFinding, Severity
+from broker.domain.identifiers import MessageId
 from broker.domain.messages import Message, MessageKind, ReceiverKind
 from broker.domain.spiffe import SpiffeId
 from broker.ports.store import Store
@@ -263,7 +264,7 @@ class TellOthers:
 
     def _pause(self, failures: int, asked: timedelta | None) -> timedelta:
         """Twice as long each time, with jitter downwards; never shorter than what was asked for, within reason."""
-        longest = min(_FIRST_PAUSE * 2 ** min(failures, _MOST_DOUBLINGS), LONGEST_PAUSE)
+        longest = min(_FIRST_PAUSE * 2.0 ** min(failures, _MOST_DOUBLINGS), LONGEST_PAUSE)
         pause = longest * (0.5 + self._ids.fraction() / 2)
         return max(pause, min(asked or timedelta(), LONGEST_ASKED))
 
@@ -301,3 +302,19 @@ def _said_to(to: ReceiverKind, kind: MessageKind, finding: RecordedFinding) -> t
     if not has_ended or kind is MessageKind.MARKED:
         return ()
     return (MessageKind.SESSION_REVOKED, MessageKind.CREDENTIAL_CHANGE)
+
+
+def a_test_message(receiver: str, broker: SpiffeId, now: datetime, message_id: MessageId) -> Message:
+    """A message that says that it is a test, of a finding that there is not."""
+    found = Found(
+        detector=SIGNAL, rule="test", severity=Severity.LOW, confidence=0.0, instance=broker, task_id=None, at=now
+    )  # fmt: skip
+    finding = RecordedFinding(finding_id=found.finding_id, found=found, found_at=now, answer=Answer.NOTE)
+    return Message(
+        message_id=message_id,
+        receiver=receiver,
+        kind=MessageKind.TEST.value,
+        body=body_of(finding),
+        created_at=now,
+        next_attempt_at=now,
+    )
