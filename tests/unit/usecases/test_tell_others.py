@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from datetime import timedelta
@@ -156,9 +157,7 @@ def test_an_instance_that_floods_is_cut_short_but_what_is_bad_gets_through() -> 
 
 def test_a_quota_forgets_whom_nothing_was_told_of_for_long() -> None:
     quota = TellingQuota(FakeClock())
-    for _ in range(AT_ONCE + 1):
-        last = quota.grants("flooding")
-    assert not last
+    assert [quota.grants("flooding") for _ in range(AT_ONCE + 1)] == [True] * AT_ONCE + [False]
     for number in range(MOST_INSTANCES):
         quota.grants(f"other-{number}")
     assert len(quota._left) == MOST_INSTANCES
@@ -207,7 +206,7 @@ async def test_a_receiver_that_fails_is_left_alone_for_longer_each_time_and_neve
         if len(receiver.got) > before:
             attempts.append(second)
         world.clock.advance(seconds=1)
-    pauses = [later - earlier for earlier, later in zip(attempts, attempts[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(attempts)]
     assert pauses[:6] == sorted(pauses[:6])
     assert pauses[0] <= 2
     assert max(pauses) <= LONGEST_PAUSE.total_seconds()
