@@ -31,6 +31,7 @@ from broker.domain.spiffe import SpiffeId
 from broker.ports.registry import RegistryRefusedError, RegistryUnavailableError
 
 _PATIENCE: Final = 10.0
+_FOR_CLOSING: Final = 1.0
 _CHUNK: Final = 65_536
 
 
@@ -103,11 +104,12 @@ class _Tunnel:
         self._server_id = f"spiffe://{svid.spiffe_id.trust_domain}/spire/server"
         self._context = _context(svid)
         self._work: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def check(self) -> None:
         """Connect once, to say in time what is wrong."""
         _, writer = await self._connect()
-        writer.close()
+        await _closed(writer)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection of gRPC's."""
@@ -116,16 +118,21 @@ class _Tunnel:
         except RegistryUnavailableError:
             writer.close()  # gRPC says UNAVAILABLE, and tries again
             return
-        for source, sink in ((reader, back), (there, writer)):
-            work = asyncio.create_task(_pass_on(source, sink))
-            self._work.add(work)
-            work.add_done_callback(self._work.discard)
+        pumps = {
+            asyncio.create_task(_pass_on(source, sink)) for source, sink in ((reader, back), (there, writer))
+        }
+        self._work |= pumps
+        self._writers |= {back, writer}
+        await asyncio.wait(pumps)
+        self._work -= pumps
+        self._writers -= {back, writer}
 
     async def close(self) -> None:
         """End all connections."""
         for work in self._work:
             work.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
+        await asyncio.gather(*map(_closed, self._writers))
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         place = f"{self._host}:{self._port}"
@@ -144,7 +151,7 @@ class _Tunnel:
             raise RegistryUnavailableError(message) from None
         shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         if _uris(shown) != [self._server_id]:
-            writer.close()
+            await _closed(writer)
             message = f"what answers at {place} is of this trust domain, but is not {self._server_id}"
             raise RegistryUnavailableError(message)
         return reader, writer
@@ -175,6 +182,16 @@ def _uris(certificate: bytes | None) -> list[str]:
     except (ValueError, x509.ExtensionNotFound):
         return []
     return names.value.get_values_for_type(x509.UniformResourceIdentifier)
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    """Close, and wait until it is: what is left to a loop that ends is never closed."""
+    writer.close()
+    try:
+        async with asyncio.timeout(_FOR_CLOSING):
+            await writer.wait_closed()
+    except (OSError, TimeoutError):
+        writer.transport.abort()
 
 
 async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import bindparam, func, or_, select
 
+from broker.adapters.store.anomaly_sql import OPEN_OF_TASK
 from broker.adapters.store.reading import OPEN, leases_from
 from broker.adapters.store.rows import action_of, task_of
 from broker.adapters.store.schema import actions, leases, tasks
@@ -58,6 +59,7 @@ _AROUND = Statement(
         .where(_of_task, one_of(leases.c.state, OPEN))
         .scalar_subquery()
         .label("oldest"),
+        OPEN_OF_TASK.label("open_anomalies"),
     ).where(tasks.c.task_id == bindparam("b_task"))
 )
 """The task, and what is counted around it, in one question."""
@@ -90,6 +92,7 @@ def action_facts(session: Session, task_id: TaskId, now: datetime, limit: int) -
         denied=tuple(action_of(row) for row in denied),
         live_leases=around["live_leases"],
         oldest_lease=None if oldest is None else EPOCH + oldest * MICROSECOND,
+        open_anomalies=around["open_anomalies"],
     )
 
 

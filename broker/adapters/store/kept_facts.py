@@ -64,6 +64,8 @@ class KeptFacts:
                     | c.DetachTask(task_id=task_id)
                     | c.EndTask(task_id=task_id)
                     | c.FinishTask(task_id=task_id)
+                    | c.HoldTask(task_id=task_id)
+                    | c.LiftHold(task_id=task_id)
                     | c.CreateLease(lease=Lease(task_id=task_id))
                 ):
                     self._kept.pop(task_id, None)
@@ -71,9 +73,25 @@ class KeptFacts:
                     # Of a task that holds leases; which one, these do not say.
                     self._drop(task_id for task_id, facts in self._kept.items() if facts.live_leases)
                 case (
-                    c.Append() | c.AddTaskToken() | c.CloseAction() | c.ExtendLease() | c.PostponeRevocation()
+                    c.Append()
+                    | c.AddTaskToken()
+                    | c.CloseAction()
+                    | c.ExtendLease()
+                    | c.PostponeRevocation()
+                    | c.AnswerFinding()
+                    | c.SaveModel()
+                    | c.SeeInstance()
+                    | c.AddMessage()
+                    | c.PostponeMessage()
+                    | c.RemoveMessage()
                 ):
                     pass
+                case c.RecordFinding(finding=finding):
+                    if finding.found.task_id is not None:
+                        self._kept.pop(finding.found.task_id, None)
+                case c.MarkFinding():
+                    # Of which task, it does not say: of one with a finding, whichever way it is marked now.
+                    self.forget()
                 case _:
                     self.forget()
 
@@ -95,6 +113,7 @@ class KeptFacts:
                 denied=facts.denied,
                 live_leases=facts.live_leases,
                 oldest_lease=facts.oldest_lease,
+                open_anomalies=facts.open_anomalies,
             )
 
     def _drop(self, tasks: Iterable[TaskId]) -> None:

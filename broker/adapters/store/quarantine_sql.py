@@ -65,7 +65,7 @@ OF_OWNER: Final = Statement(_OF_OWNER)
 """Whether an owner is quarantined: takes a name of each kind, as `b_INSTANCE` and so on."""
 
 TASK_OF_OWNER: Final = Statement(
-    select(tasks.c.state, _OF_OWNER.scalar_subquery().label("quarantined")).where(
+    select(tasks.c.state, tasks.c.hold, _OF_OWNER.scalar_subquery().label("quarantined")).where(
         tasks.c.task_id == bindparam("b_task"), tasks.c.owner == bindparam("b_INSTANCE")
     )
 )

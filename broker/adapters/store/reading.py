@@ -11,7 +11,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import and_, bindparam, func, not_, or_, select, text
 
+from broker.adapters.store.anomaly_sql import COUNT_UNANSWERED
 from broker.adapters.store.claim_sql import NOW
+from broker.adapters.store.message_sql import COUNT as COUNT_MESSAGES
 from broker.adapters.store.quarantine_sql import ALL as ALL_QUARANTINES
 from broker.adapters.store.quarantine_sql import BY_TARGET, COUNT_BY_KIND, PAGE, QUARANTINED_TASKS
 from broker.adapters.store.rows import audit_of, lease_of, quarantine_of, task_of
@@ -341,6 +343,8 @@ def figures(session: Session) -> StoreFigures:
         tasks={TaskState(row["state"]): row["number"] for row in session.rows(_TASKS_BY_STATE)},
         leases={LeaseState(row["state"]): row["number"] for row in session.rows(_LEASES_BY_STATE)},
         oldest_revoking_since=None if since is None else EPOCH + timedelta(microseconds=since),
+        unanswered_findings=session.rows(COUNT_UNANSWERED)[0]["number"],
+        messages=session.rows(COUNT_MESSAGES)[0]["number"],
     )
 
 

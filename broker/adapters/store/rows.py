@@ -13,6 +13,7 @@ from broker.domain.actions import Action, ActionKind, ActionOutcome
 from broker.domain.audit import AuditEvent, AuditRecord
 from broker.domain.effects import Effect, Verb
 from broker.domain.errors import DenialClass
+from broker.domain.findings import Hold
 from broker.domain.identifiers import ActionId, LeaseId, TaskId, TokenAccessor, VaultLeaseId
 from broker.domain.lease import Lease, LeaseState, RevokeCause
 from broker.domain.quarantine import Quarantine, QuarantineTarget, TargetKind
@@ -68,7 +69,7 @@ def task_of(row: Row) -> Task:
     if row["end_cause"] is not None:
         end = TaskEnd(
             cause=EndCause(row["end_cause"]),
-            at=_time(row["end_at"]),
+            at=time_of(row["end_at"]),
             outcome=Outcome(row["end_outcome"]) if row["end_outcome"] else None,
             reason=row["end_reason"] or "",
         )
@@ -82,17 +83,18 @@ def task_of(row: Row) -> Task:
             roles=frozenset(json.loads(row["roles"])), tools=frozenset(json.loads(row["tools"] or "[]"))
         ),
         environment=row["environment"],
-        created_at=_time(row["created_at"]),
-        deadline=_time(row["deadline"]),
+        created_at=time_of(row["created_at"]),
+        deadline=time_of(row["deadline"]),
         heartbeat_interval=timedelta(microseconds=row["heartbeat_interval_us"]),
-        heartbeat_due=_time(row["heartbeat_due"]),
+        heartbeat_due=time_of(row["heartbeat_due"]),
         fingerprint=row["fingerprint"],
         idempotency_key=row["idempotency_key"],
         request_digest=row["request_digest"],
         state=TaskState(row["state"]),
         end=end,
-        ended_at=_time_or_none(row["ended_at"]),
-        svid_due=_time_or_none(row["svid_due"]),
+        ended_at=time_or_none(row["ended_at"]),
+        svid_due=time_or_none(row["svid_due"]),
+        hold=Hold(row["hold"]) if row["hold"] else None,
     )
 
 
@@ -122,18 +124,18 @@ def lease_of(row: Row) -> Lease:
         idempotency_key=row["idempotency_key"],
         request_digest=row["request_digest"],
         accessor=TokenAccessor(row["accessor"]),
-        intended_at=_time(row["intended_at"]),
-        max_expires_at=_time(row["max_expires_at"]),
+        intended_at=time_of(row["intended_at"]),
+        max_expires_at=time_of(row["max_expires_at"]),
         state=LeaseState(row["state"]),
         vault_lease_id=VaultLeaseId(row["vault_lease_id"]) if row["vault_lease_id"] else None,
         renewable=bool(row["renewable"]),
-        issued_at=_time_or_none(row["issued_at"]),
-        expires_at=_time_or_none(row["expires_at"]),
+        issued_at=time_or_none(row["issued_at"]),
+        expires_at=time_or_none(row["expires_at"]),
         revoke_cause=RevokeCause(row["revoke_cause"]) if row["revoke_cause"] else None,
-        revoking_since=_time_or_none(row["revoking_since"]),
-        revoked_at=_time_or_none(row["revoked_at"]),
+        revoking_since=time_or_none(row["revoking_since"]),
+        revoked_at=time_or_none(row["revoked_at"]),
         attempts=row["attempts"],
-        next_attempt_at=_time_or_none(row["next_attempt_at"]),
+        next_attempt_at=time_or_none(row["next_attempt_at"]),
         account=row["account"],
     )
 
@@ -183,14 +185,14 @@ def action_of(row: Row) -> Action:
             destination=row["destination"],
         ),
         arguments_digest=row["arguments_digest"],
-        at=_time(row["at"]),
+        at=time_of(row["at"]),
         allowed=bool(row["allowed"]),
         reason=row["reason"],
         denial_class=DenialClass(row["denial_class"]) if row["denial_class"] else None,
         labels=frozenset(json.loads(row["labels"])),
-        sticks_until=_time_or_none(row["sticks_until"]),
+        sticks_until=time_or_none(row["sticks_until"]),
         outcome=ActionOutcome(row["outcome"]),
-        closed_at=_time_or_none(row["closed_at"]),
+        closed_at=time_or_none(row["closed_at"]),
         idempotency_key=row["idempotency_key"],
     )
 
@@ -224,7 +226,7 @@ def audit_of(row: Row) -> AuditRecord:
         hash=_text(row["hash"]),
         event=AuditEvent(
             kind=_text(row["kind"]),
-            at=_time(row["at"]),
+            at=time_of(row["at"]),
             actor=_text(row["actor"]),
             task_id=_text(row["task_id"]),
             lease_id=_text(row["lease_id"]),
@@ -251,7 +253,7 @@ def quarantine_of(row: Row) -> Quarantine:
         target=QuarantineTarget(kind=TargetKind(row["kind"]), name=row["name"]),
         by=row["imposed_by"],
         reason=row["reason"],
-        since=_time(row["since"]),
+        since=time_of(row["since"]),
     )
 
 
@@ -263,9 +265,11 @@ def _text(value: object) -> str:
     return value
 
 
-def _time(microseconds: int) -> datetime:
+def time_of(microseconds: int) -> datetime:
+    """A column as a time."""
     return EPOCH + timedelta(microseconds=microseconds)
 
 
-def _time_or_none(microseconds: int | None) -> datetime | None:
-    return None if microseconds is None else _time(microseconds)
+def time_or_none(microseconds: int | None) -> datetime | None:
+    """A column as a time, if there is one."""
+    return None if microseconds is None else time_of(microseconds)

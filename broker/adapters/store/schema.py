@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -52,6 +53,7 @@ tasks: Final = Table(
     Column("svid_due", BigInteger),
     Column("claimed_by", String(64)),  # which replica works on it, and until when (claiming.py)
     Column("claimed_until", BigInteger),
+    Column("hold", String(16)),
     Index("tasks_by_owner", "owner", "task_id"),
     Index("tasks_by_deadline", "state", "deadline"),
     Index("tasks_by_heartbeat", "state", "heartbeat_due"),
@@ -190,4 +192,68 @@ quarantines: Final = Table(
     Column("since", BigInteger, nullable=False),
     Column("imposed_by", Text, nullable=False),
     Column("reason", Text, nullable=False),
+)
+
+_WAITING: Final = text("answered_at IS NULL")
+
+findings: Final = Table(
+    "findings",
+    metadata,
+    Column("finding_id", String(64), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("detector", String(32), nullable=False),
+    Column("rule", String(64), nullable=False),
+    Column("severity", String(16), nullable=False),
+    Column("confidence", Double, nullable=False),
+    Column("instance", Text, nullable=False),
+    Column("task_id", String(64), nullable=False),  # empty where it is about none
+    Column("at", BigInteger, nullable=False),
+    Column("found_at", BigInteger, nullable=False),
+    Column("evidence", Text, nullable=False),  # JSON array
+    Column("expected", Text, nullable=False),
+    Column("happened", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("event_key", Text, nullable=False),
+    Column("answer", String(16), nullable=False),
+    Column("answered_at", BigInteger),
+    Column("mark", String(16), nullable=False),
+    Column("marked_by", Text, nullable=False),
+    Index("findings_in_order", "number", unique=True),
+    Index("findings_by_task", "task_id"),
+    Index("findings_by_instance", "instance", "number"),
+    Index("findings_unanswered", "number", sqlite_where=_WAITING, postgresql_where=_WAITING),
+)
+
+models: Final = Table(
+    "models",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("data", Text, nullable=False),  # JSON
+)
+
+sightings: Final = Table(
+    "sightings",
+    metadata,
+    Column("instance", Text, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("svid_sha256", String(64), nullable=False),
+    Column("key_fingerprint", String(128), nullable=False),
+)
+
+messages: Final = Table(
+    "messages",
+    metadata,
+    Column("message_id", String(64), primary_key=True),
+    Column("receiver", String(64), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("body", Text, nullable=False),  # JSON
+    Column("created_at", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", BigInteger, nullable=False),
+    Column("claimed_by", String(64)),
+    Column("claimed_until", BigInteger),
+    Index("messages_due", "next_attempt_at"),
 )

@@ -20,26 +20,31 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, ClassVar, Final, TypeVar
 
-from broker.adapters.store import chain_sql, lease_pages, reading, writing
+from broker.adapters.store import anomaly_sql, chain_sql, lease_pages, reading, writing
 from broker.adapters.store.committing import Applied, Commit, Writer
 from broker.adapters.store.session import Session, WritingSession
 from broker.domain.actions import Action
 from broker.domain.audit import AuditRecord, ChainHead
 from broker.domain.changes import Change
 from broker.domain.errors import StoreUnavailableError
-from broker.domain.identifiers import ActionId, LeaseId, TaskId, TokenAccessor
+from broker.domain.findings import RecordedFinding
+from broker.domain.identifiers import ActionId, FindingId, LeaseId, TaskId, TokenAccessor
 from broker.domain.lease import Lease
 from broker.domain.quarantine import Quarantine, QuarantineTarget
+from broker.domain.sightings import Sighting
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
 from broker.ports.store import (
     ActionFacts,
     ConflictError,
+    FindingFilter,
+    FindingPage,
     LeaseCounts,
     LeaseFilter,
     LeasePage,
     QuarantinePage,
     QuarantineStatus,
+    StoredModel,
     StoreFigures,
     TaskPage,
 )
@@ -188,6 +193,42 @@ class SqlStore(ABC):
     async def figures(self) -> StoreFigures:
         """How much there is of what is not final."""
         return await self._read(reading.figures)
+
+    async def finding(self, finding_id: FindingId) -> RecordedFinding | None:
+        """One finding."""
+        return await self._read(anomaly_sql.finding, finding_id)
+
+    async def finding_page(self, wanted: FindingFilter, *, page_size: int, page_token: str) -> FindingPage:
+        """One page of findings, newest first."""
+        return await self._read(anomaly_sql.finding_page, wanted, page_size, page_token)
+
+    async def findings_after(self, number: int, limit: int) -> tuple[RecordedFinding, ...]:
+        """Findings in order."""
+        return await self._read(anomaly_sql.after, number, limit)
+
+    async def newest_finding(self) -> int:
+        """The highest number."""
+        return await self._read(anomaly_sql.newest)
+
+    async def unanswered_findings(self, limit: int) -> tuple[RecordedFinding, ...]:
+        """Findings whose answer has not taken effect in full."""
+        return await self._read(anomaly_sql.unanswered, limit)
+
+    async def findings_of_task(self, task_id: TaskId, limit: int) -> tuple[RecordedFinding, ...]:
+        """Findings about a task."""
+        return await self._read(anomaly_sql.of_task, task_id, limit)
+
+    async def active_owners(self, after: str, limit: int) -> tuple[SpiffeId, ...]:
+        """Instances with an active task."""
+        return await self._read(anomaly_sql.active_owners, after, limit)
+
+    async def model(self) -> StoredModel | None:
+        """What was learned."""
+        return await self._read(anomaly_sql.model)
+
+    async def sightings_of(self, instance: SpiffeId) -> tuple[Sighting, ...]:
+        """The newest sightings of an instance."""
+        return await self._read(anomaly_sql.sightings_of, instance)
 
     async def quarantines(self) -> tuple[Quarantine, ...]:
         """Every quarantine."""

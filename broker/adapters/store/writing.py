@@ -10,6 +10,7 @@ from typing import assert_never
 
 from sqlalchemy import bindparam, case, func, insert, select, update
 
+from broker.adapters.store import anomaly_sql, message_sql
 from broker.adapters.store.claim_sql import claimed
 from broker.adapters.store.quarantine_sql import (
     ACTIVE_BY_KIND,
@@ -31,7 +32,7 @@ from broker.adapters.store.rows import (
     task_row,
 )
 from broker.adapters.store.schema import actions, audit_records, leases, store_facts, task_tokens, tasks
-from broker.adapters.store.session import Session, Statement, UniqueViolationError, one_of
+from broker.adapters.store.session import Row, Session, Statement, UniqueViolationError, one_of
 from broker.domain import changes as c
 from broker.domain.actions import Action, ActionOutcome
 from broker.domain.audit import ChainHead
@@ -58,7 +59,9 @@ _LIVE_TASKS = Statement(
     )
 )
 _INSERT_TASK = Statement(insert(tasks), columns=TASK_COLUMNS)
-_TASK_STATE = Statement(select(tasks.c.state, tasks.c.owner).where(tasks.c.task_id == bindparam("b_task")))
+_TASK_STATE = Statement(
+    select(tasks.c.state, tasks.c.hold, tasks.c.owner).where(tasks.c.task_id == bindparam("b_task"))
+)
 _INSERT_TOKEN = Statement(insert(task_tokens), columns=("accessor", "task_id", "made_at"))
 _TOUCH = Statement(
     update(tasks)
@@ -111,7 +114,7 @@ _INSERT_LEASE = Statement(
     on_postgresql=claimed(insert(leases).values({name: bindparam(name) for name in LEASE_COLUMNS})),
 )
 _TASK_OF_LEASE = Statement(
-    select(tasks.c.state, tasks.c.owner)
+    select(tasks.c.state, tasks.c.hold, tasks.c.owner)
     .join(leases, leases.c.task_id == tasks.c.task_id)
     .where(leases.c.lease_id == bindparam("b_lease"))
 )
@@ -256,6 +259,26 @@ def apply(  # noqa: C901, PLR0912, PLR0915 - one arm a change, each a line or tw
                 _add_quarantine(session, change)
             case c.RemoveQuarantine():
                 _remove_quarantine(session, change)
+            case c.RecordFinding():
+                anomaly_sql.record(session, change)
+            case c.AnswerFinding():
+                anomaly_sql.answered(session, change)
+            case c.MarkFinding():
+                anomaly_sql.marked(session, change)
+            case c.HoldTask():
+                anomaly_sql.hold(session, change)
+            case c.LiftHold():
+                anomaly_sql.lift(session, change)
+            case c.SaveModel():
+                anomaly_sql.save_model(session, change)
+            case c.SeeInstance():
+                anomaly_sql.see(session, change)
+            case c.AddMessage():
+                message_sql.add(session, change.message)
+            case c.PostponeMessage():
+                message_sql.postpone(session, change)
+            case c.RemoveMessage():
+                message_sql.remove(session, change)
             case _:
                 assert_never(change)
     return head
@@ -311,6 +334,7 @@ def _create_lease(session: Session, change: c.CreateLease) -> None:
     if not rows or rows[0]["state"] != _ACTIVE:
         raise ConflictError(Conflict.TASK_NOT_ACTIVE)
     _demand_welcome(session, SpiffeId.parse(rows[0]["owner"]))
+    _demand_no_hold(rows[0])
     open_leases = _open_leases(session, change.lease.task_id)
     try:
         session.change(_INSERT_LEASE, **lease_row(change.lease))
@@ -327,6 +351,7 @@ def _record_action(session: Session, action: Action) -> None:
         raise ConflictError(Conflict.TASK_NOT_ACTIVE)
     if rows[0]["quarantined"] is not None:
         raise ConflictError(Conflict.OWNER_QUARANTINED)
+    _demand_no_hold(rows[0])
     try:
         session.change(_INSERT_ACTION, **action_row(action))
     except UniqueViolationError as error:
@@ -338,6 +363,7 @@ def _issue_lease(session: Session, change: c.IssueLease) -> None:
     if not rows or rows[0]["state"] != _ACTIVE:
         raise ConflictError(Conflict.TASK_NOT_ACTIVE)
     _demand_welcome(session, SpiffeId.parse(rows[0]["owner"]))
+    _demand_no_hold(rows[0])
     issued = session.change(
         _ISSUE,
         b_lease=change.lease_id,
@@ -364,6 +390,11 @@ def _revoke_lease(session: Session, change: c.RevokeLease) -> None:
         raise ConflictError(Conflict.LEASE_STATE)
     filled = session.change(_FILL, b_lease=change.lease_id, b_vault_lease=change.vault_lease_id)
     _demand(filled, Conflict.LEASE_STATE)
+
+
+def _demand_no_hold(task: Row) -> None:
+    if task["hold"] is not None:
+        raise ConflictError(Conflict.TASK_ON_HOLD)
 
 
 def _state_of(session: Session, task_id: str) -> str | None:

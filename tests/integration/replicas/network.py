@@ -109,6 +109,7 @@ class Doors:
         for task in left:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self._loop.run_until_complete(asyncio.sleep(0.1))  # transports close in the loop's next turns
         self._loop.close()
 
     @staticmethod

@@ -51,7 +51,13 @@ async def test_an_empty_database_gets_the_schema_that_the_code_expects(path: Pat
             for index in inspect(connection).get_indexes(table)
             if index["unique"]
         }
-    assert unique == {"tasks_one_per_key", "leases_one_per_key", "actions_in_order", "actions_one_per_key"}
+    assert unique == {
+        "findings_in_order",
+        "tasks_one_per_key",
+        "leases_one_per_key",
+        "actions_in_order",
+        "actions_one_per_key",
+    }
 
 
 async def test_a_database_that_is_up_to_date_is_left_as_it_is(path: Path) -> None:
