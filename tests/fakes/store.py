@@ -19,24 +19,31 @@ from broker.domain.errors import (
     IllegalTransitionError,
     StoreUnavailableError,
 )
-from broker.domain.identifiers import ActionId, LeaseId, TaskId, TokenAccessor
+from broker.domain.findings import Hold, RecordedFinding
+from broker.domain.identifiers import ActionId, FindingId, LeaseId, TaskId, TokenAccessor
 from broker.domain.lease import Lease, LeaseState, RevokeCause
+from broker.domain.messages import Message
 from broker.domain.quarantine import Quarantine, QuarantineTarget
+from broker.domain.sightings import Sighting
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
 from broker.ports.store import (
     ActionFacts,
     Conflict,
     ConflictError,
+    FindingFilter,
+    FindingPage,
     LeaseCounts,
     LeaseFilter,
     LeasePage,
     OwnedLease,
     QuarantinePage,
     QuarantineStatus,
+    StoredModel,
     StoreFigures,
     TaskPage,
 )
+from tests.fakes.store_of_findings import Findings
 
 _LAST = datetime.max.replace(tzinfo=UTC)
 
@@ -49,6 +56,7 @@ class _State:
     records: list[AuditRecord] = field(default_factory=list)
     quarantines: dict[QuarantineTarget, Quarantine] = field(default_factory=dict)
     actions: dict[ActionId, Action] = field(default_factory=dict)
+    findings: Findings = field(default_factory=Findings)
 
     def copy(self) -> _State:
         return _State(
@@ -58,6 +66,7 @@ class _State:
             records=list(self.records),
             quarantines=dict(self.quarantines),
             actions=dict(self.actions),
+            findings=self.findings.copy(),
         )
 
     @property
@@ -168,6 +177,7 @@ class FakeStore:
             denied=tuple(sorted(denied, key=lambda one: (one.at, one.position), reverse=True)[:limit]),
             live_leases=len(leases),
             oldest_lease=min((lease.issued_at for lease in leases if lease.issued_at), default=None),
+            open_anomalies=self._state.findings.open_of(task_id),
             under_key=next((one for one in own if key is not None and one.idempotency_key == key), None),
             holds_key=next(
                 (
@@ -310,7 +320,51 @@ class FakeStore:
             tasks=Counter(tasks),
             leases=Counter(lease.state for lease in leases),
             oldest_revoking_since=min((since for since in waiting if since), default=None),
+            unanswered_findings=len(await self.unanswered_findings(1_000_000)),
+            messages=len(self._state.findings.messages),
         )
+
+    async def finding(self, finding_id: FindingId) -> RecordedFinding | None:
+        self._check()
+        return self._state.findings.found.get(finding_id)
+
+    async def finding_page(self, wanted: FindingFilter, *, page_size: int, page_token: str) -> FindingPage:
+        self._check()
+        return self._state.findings.page(wanted, page_size, page_token)
+
+    async def findings_after(self, number: int, limit: int) -> tuple[RecordedFinding, ...]:
+        return self._findings(lambda one: one.number > number, limit)
+
+    async def newest_finding(self) -> int:
+        self._check()
+        return len(self._state.findings.found)
+
+    async def unanswered_findings(self, limit: int) -> tuple[RecordedFinding, ...]:
+        return self._findings(lambda one: one.answered_at is None, limit)
+
+    async def findings_of_task(self, task_id: TaskId, limit: int) -> tuple[RecordedFinding, ...]:
+        return self._findings(lambda one: one.found.task_id == task_id, limit)
+
+    def _findings(self, wanted: Callable[[RecordedFinding], bool], limit: int) -> tuple[RecordedFinding, ...]:
+        self._check()
+        return tuple(one for one in self._state.findings.found.values() if wanted(one))[:limit]
+
+    async def active_owners(self, after: str, limit: int) -> tuple[SpiffeId, ...]:
+        self._check()
+        owners = {task.owner for task in self._state.tasks.values() if task.state is TaskState.ACTIVE}
+        return tuple(sorted((one for one in owners if str(one) > after), key=str)[:limit])
+
+    async def model(self) -> StoredModel | None:
+        self._check()
+        return self._state.findings.model
+
+    async def sightings_of(self, instance: SpiffeId) -> tuple[Sighting, ...]:
+        self._check()
+        return self._state.findings.sightings.get(instance, ())
+
+    async def take_messages(self, now: datetime, limit: int) -> tuple[Message, ...]:
+        self._check()
+        return self._state.findings.due(now, limit)
 
     async def quarantined_tasks(self, limit: int) -> tuple[Task, ...]:
         self._check()
@@ -359,7 +413,7 @@ def _next(lease: Lease) -> datetime:
     return lease.next_attempt_at or _LAST
 
 
-def _apply(state: _State, change: c.Change) -> None:
+def _apply(state: _State, change: c.Change) -> None:  # noqa: C901 - one arm a change
     match change:
         case c.Append():
             state.records.append(append(state.head, change.event))
@@ -379,8 +433,32 @@ def _apply(state: _State, change: c.Change) -> None:
             state.quarantines.setdefault(change.quarantine.target, change.quarantine)
         case c.RemoveQuarantine():
             _remove_quarantine(state, change.target)
+        case c.HoldTask() | c.LiftHold():
+            _change_hold(state, change)
+        case (
+            c.RecordFinding()
+            | c.AnswerFinding()
+            | c.MarkFinding()
+            | c.SaveModel()
+            | c.SeeInstance()
+            | c.AddMessage()
+            | c.PostponeMessage()
+            | c.RemoveMessage()
+        ):
+            state.findings.apply(change)
         case _:
             _change_lease(state, change)
+
+
+def _change_hold(state: _State, change: c.HoldTask | c.LiftHold) -> None:
+    task = _active(state, change.task_id)
+    if isinstance(change, c.HoldTask):
+        hold = Hold.FROZEN if task.hold is Hold.FROZEN else change.hold
+        state.tasks[task.task_id] = replace(task, hold=hold)
+        return
+    if task.hold is None:
+        raise ConflictError(Conflict.HOLD_MISSING)
+    state.tasks[task.task_id] = replace(task, hold=None)
 
 
 def _change_active_task(
@@ -438,8 +516,15 @@ def _create_task(state: _State, change: c.CreateTask) -> None:
     state.tasks[task.task_id] = task
 
 
+def _welcome_and_active(state: _State, task_id: TaskId) -> None:
+    task = _active(state, task_id)
+    _demand_welcome(state, task.owner)
+    if task.hold is not None:
+        raise ConflictError(Conflict.TASK_ON_HOLD)
+
+
 def _record_action(state: _State, action: Action) -> None:
-    _demand_welcome(state, _active(state, action.task_id).owner)
+    _welcome_and_active(state, action.task_id)
     taken = {(one.task_id, one.position) for one in state.actions.values()}
     keys = {one.idempotency_key for one in state.actions.values() if one.task_id == action.task_id}
     key_taken = action.idempotency_key is not None and action.idempotency_key in keys
@@ -460,7 +545,7 @@ def _close_action(state: _State, change: c.CloseAction) -> None:
 
 def _create_lease(state: _State, change: c.CreateLease) -> None:
     lease = change.lease
-    _demand_welcome(state, _active(state, lease.task_id).owner)
+    _welcome_and_active(state, lease.task_id)
     own = [other for other in state.leases.values() if other.task_id == lease.task_id]
     if lease.idempotency_key in _keys(other for other in own if other.holds_key):
         raise ConflictError(Conflict.LEASE_KEY_TAKEN)
@@ -486,7 +571,7 @@ def _change_lease(
     try:
         match change:
             case c.IssueLease():
-                _demand_welcome(state, _active(state, lease.task_id).owner)
+                _welcome_and_active(state, lease.task_id)
                 lease = lease.issued(
                     vault_lease_id=change.vault_lease_id,
                     at=change.at,

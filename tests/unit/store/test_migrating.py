@@ -91,7 +91,7 @@ async def test_a_database_that_left_this_version_behind_is_refused_and_left_as_i
             SqliteStore.open(url(path))
     assert content(path) == before
     with raw(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '0007'")
+        connection.execute("UPDATE alembic_version SET version_num = '0008'")
     await opened(path)
 
 

@@ -1,7 +1,12 @@
-"""Findings, holds, what was learned, sightings, and messages to systems outside."""
+"""Findings, holds, what was learned, sightings, and messages to systems outside.
+
+A broker that does not know holds would give a held task what it must not get: none begins on this schema.
+"""
 
 import sqlalchemy as sa
 from alembic import op
+
+from broker.adapters.store.migrating import leave_behind
 
 revision = "0008"
 down_revision = "0007"
@@ -17,6 +22,7 @@ def _text(length: int | None = None) -> sa.types.TypeEngine[str]:
 
 
 def upgrade() -> None:
+    leave_behind(op.get_bind(), revision)
     op.add_column("tasks", sa.Column("hold", _text(16), nullable=True))
     op.create_table(
         "findings",
