@@ -348,6 +348,10 @@ class Store(Protocol):
         """Return the newest sightings of an instance, oldest first."""
         ...
 
+    async def take_messages(self, now: datetime, limit: int) -> tuple[Message, ...]:
+        """Return messages whose next attempt is due, oldest first. Taken by one replica alone, for `CLAIM`."""
+        ...
+
     async def message_counts(self) -> Mapping[str, int]:
         """Return how many messages wait for each receiver that some wait for."""
         ...

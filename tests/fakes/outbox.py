@@ -1,14 +1,13 @@
-"""Messages in memory, whose turn it is to deliver them, and receivers that answer as a test tells them to."""
+"""Whose turn it is to deliver messages, and receivers that answer as a test tells them to."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
-from broker.domain import changes as c
 from broker.domain.findings import Severity
 from broker.domain.messages import Message, ReceiverKind
 from broker.ports.system import Clock
@@ -20,61 +19,24 @@ FAILED = Delivery(fate=Fate.FAILED, what="status 503")
 REFUSED = Delivery(fate=Fate.REFUSED, what="status 400")
 
 
-class Outbox:
-    """What replicas share."""
+class Replica:
+    """One replica's sight of a store that several share: turns are its own, the rest is the store's."""
 
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.messages: dict[str, Message] = {}
-        self.turns: dict[str, tuple[object, datetime]] = {}
+    def __init__(self, store: FakeStore, clock: Clock, turns: dict[str, tuple[object, datetime]]) -> None:
+        self._store = store
+        self._clock = clock
+        self._turns = turns
 
-
-class OutboxStore(FakeStore):
-    """One replica's store, with messages; the rest is FakeStore's."""
-
-    def __init__(self, outbox: Outbox) -> None:
-        super().__init__()
-        self.outbox = outbox
-
-    async def commit(self, changes: Sequence[c.Change]) -> None:
-        await super().commit([one for one in changes if not self._is_ours(one)])
-        for change in changes:
-            self._apply(change)
-
-    async def message_counts(self) -> Mapping[str, int]:
-        self._check()
-        return Counter(one.receiver for one in self.outbox.messages.values())
-
-    async def messages_to(self, receiver: str, limit: int) -> tuple[Message, ...]:
-        self._check()
-        mine = [one for one in self.outbox.messages.values() if one.receiver == receiver]
-        return tuple(sorted(mine, key=lambda one: (one.created_at, one.message_id))[:limit])
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
     async def take_turn(self, name: str, *, lasting: timedelta) -> bool:
-        self._check()
-        now = self.outbox.clock.now()
-        whose, until = self.outbox.turns.get(name, (self, now))
+        now = self._clock.now()
+        whose, until = self._turns.get(name, (self, now))
         if whose is not self and until > now:
             return False
-        self.outbox.turns[name] = (self, now + lasting)
+        self._turns[name] = (self, now + lasting)
         return True
-
-    @staticmethod
-    def _is_ours(change: c.Change) -> bool:
-        return isinstance(change, c.AddMessage | c.PostponeMessage | c.RemoveMessage)
-
-    def _apply(self, change: c.Change) -> None:
-        messages = self.outbox.messages
-        match change:
-            case c.AddMessage(message=message):
-                messages[message.message_id] = message
-            case c.PostponeMessage(message_id=message_id, next_attempt_at=at) if message_id in messages:
-                before = messages[message_id]
-                messages[message_id] = replace(before, next_attempt_at=at, attempts=before.attempts + 1)
-            case c.RemoveMessage(message_id=message_id):
-                messages.pop(message_id, None)
-            case _:
-                pass
 
 
 class FakeReceiver:

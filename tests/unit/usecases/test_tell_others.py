@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, cast
 
 import pytest
 
@@ -14,7 +14,9 @@ from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.changes import AddMessage
 from broker.domain.errors import StoreUnavailableError
 from broker.domain.findings import SIGNAL, Answer, Mark, RecordedFinding, Severity
+from broker.domain.identifiers import MessageId
 from broker.domain.messages import Message, ReceiverKind
+from broker.ports.store import Store
 from broker.ports.telling import Delivery, Fate, NamedReceiver
 from broker.usecases.tell_others import (
     GIVE_UP,
@@ -25,8 +27,9 @@ from broker.usecases.tell_others import (
     TellOthers,
 )
 from broker.usecases.telling_quota import AT_ONCE, MOST_INSTANCES, TellingQuota
-from tests.fakes.outbox import FAILED, FakeReceiver, Outbox, OutboxStore, Watched
+from tests.fakes.outbox import FAILED, FakeReceiver, Replica, Watched
 from tests.fakes.samples import BROKER, a_finding
+from tests.fakes.store import FakeStore
 from tests.fakes.system import NOON, CountingIds, FakeClock
 
 LATER = NOON + timedelta(seconds=1)
@@ -34,20 +37,24 @@ ANSWERED = {"answered_at": LATER}
 
 
 class World:
-    """Replicas over one outbox."""
+    """Replicas over one store."""
 
     def __init__(self, *receivers: NamedReceiver) -> None:
         self.clock = FakeClock()
-        self.outbox = Outbox(self.clock)
+        self.turns: dict[str, tuple[object, datetime]] = {}
         self.receivers = {one.name: one for one in receivers}
         self.watched = Watched()
         self.ids = CountingIds()
-        self.store = OutboxStore(self.outbox)
-        self.telling = self.replica(self.store)
+        self.store = FakeStore()
+        self.telling = self.replica()
 
-    def replica(self, store: OutboxStore | None = None) -> TellOthers:
+    @property
+    def waiting(self) -> dict[MessageId, Message]:
+        return self.store._state.findings.messages
+
+    def replica(self) -> TellOthers:
         return TellOthers(
-            store=store or OutboxStore(self.outbox),
+            store=cast("Store", Replica(self.store, self.clock, self.turns)),
             receivers=self.receivers,
             clock=self.clock,
             ids=self.ids,
@@ -167,10 +174,10 @@ async def test_a_queue_that_is_full_takes_only_what_is_bad() -> None:
     receiver = FakeReceiver(FAILED)
     world = World(receiver.named("soc"))
     await world.tell(a_finding())
-    (message,) = world.outbox.messages.values()
+    (message,) = world.waiting.values()
     for number in range(MOST_WAITING):
-        other = replace(message, message_id=type(message.message_id)(f"m{number}"))
-        world.outbox.messages[other.message_id] = other
+        other = replace(message, message_id=MessageId(f"m{number}"))
+        world.waiting[other.message_id] = other
     await world.telling.deliver()
     assert world.messages(a_finding(severity=Severity.MEDIUM)) == []
     assert len(world.messages(a_finding(severity=Severity.HIGH))) == 1
@@ -189,7 +196,7 @@ async def test_what_is_taken_is_gone_and_counted() -> None:
     assert world.watched.counts == {ReceiverKind.WEBHOOK: 1}
     assert await world.telling.deliver() == 0
     assert len(receiver.got) == 1
-    assert not world.outbox.messages
+    assert not world.waiting
     assert world.watched.outcomes == {("webhook", "taken"): 1}
     assert world.watched.counts == {ReceiverKind.WEBHOOK: 0}
 
@@ -214,7 +221,7 @@ async def test_a_receiver_that_fails_is_left_alone_for_longer_each_time_and_neve
     receiver.always = None
     world.clock.advance(seconds=300)
     await world.telling.deliver()
-    assert not world.outbox.messages
+    assert not world.waiting
 
 
 @pytest.mark.parametrize(
@@ -343,7 +350,7 @@ async def test_what_nobody_takes_for_a_day_is_given_up_and_that_is_in_the_trail(
     await world.telling.deliver()
     (event,) = await world.given_up()
     assert (event.facts["why"], event.facts["receiver"], event.actor) == ("status 503", "soc", str(BROKER))
-    assert not world.outbox.messages
+    assert not world.waiting
 
 
 async def test_what_waits_for_a_receiver_of_other_settings_is_left_for_a_day() -> None:
@@ -351,10 +358,10 @@ async def test_what_waits_for_a_receiver_of_other_settings_is_left_for_a_day() -
     await world.tell(a_finding())
     world.receivers.clear()
     await world.telling.deliver()
-    assert len(world.outbox.messages) == 1
+    assert len(world.waiting) == 1
     world.clock.advance(hours=25)
     await world.telling.deliver()
-    assert not world.outbox.messages
+    assert not world.waiting
     (event,) = await world.given_up()
     assert event.facts["why"] == "no setting names this receiver"
 
@@ -398,4 +405,4 @@ async def test_closing_closes_the_receivers() -> None:
     await world.telling.deliver()
     await world.telling.close()
     assert receiver.closed
-    assert len(world.outbox.messages) == 1
+    assert len(world.waiting) == 1
