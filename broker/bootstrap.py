@@ -45,7 +45,7 @@ from broker.adapters.vault.view import VaultView
 from broker.config.settings import Settings
 from broker.ports.identity import Quarantine
 from broker.ports.observing import Observer
-from broker.ports.system import Clock, Ids, Steps
+from broker.ports.system import Clock, Steps
 from broker.server.authzen import Authzen
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate, JwtDoor
@@ -149,6 +149,7 @@ class _Broker:
         policies = PolicyFiles(settings.policies, catalogs)
         candidates = CandidateFiles(settings.shadow_policies, catalogs) if settings.shadow_policies else None
         store, clock = await _state(settings, stack)
+        receivers = receivers_of(settings.tell, clock)
         quarantine = StoredQuarantine(store)
         await quarantine.refresh()
 
@@ -349,7 +350,15 @@ class _Broker:
             max_message_bytes=settings.limits.max_message_bytes,
         )
 
-        tell_others = _telling(settings, stack, store, clock, ids, observing.metrics)
+        tell_others = TellOthers(
+            store=store,
+            receivers=receivers,
+            clock=clock,
+            ids=ids,
+            actor=settings.own_id,
+            watched=observing.metrics,
+        )
+        stack.push_async_callback(tell_others.close)
 
         # What the process before left half done comes first, before anything new is promised.
         await watch.reclaim()
@@ -521,23 +530,6 @@ class _Observing:
             ("vault-health", vault.look, _REFRESH * 2),
             ("figures", figures, _REFRESH * 2),
         ]
-
-
-def _telling(  # noqa: PLR0913, PLR0917 - what it is made of
-    settings: Settings,
-    stack: contextlib.AsyncExitStack,
-    store: SqliteStore | PostgresStore,
-    clock: Clock,
-    ids: Ids,
-    metrics: PrometheusMetrics,
-) -> TellOthers:
-    """Who tells the systems outside that the settings name; what waits for others is given up in time."""
-    receivers = receivers_of(settings.tell, clock)
-    telling = TellOthers(
-        store=store, receivers=receivers, clock=clock, ids=ids, actor=settings.own_id, watched=metrics
-    )
-    stack.push_async_callback(telling.close)
-    return telling
 
 
 async def _jwt_door(

@@ -299,9 +299,15 @@ def _said_to(to: ReceiverKind, kind: MessageKind, finding: RecordedFinding) -> t
     if to is not ReceiverKind.SET:
         return (kind,)
     has_ended = finding.answered_at is not None and finding.answer.rank >= Answer.END_TASK.rank
-    if not has_ended or kind is MessageKind.MARKED:
+    if not has_ended or kind is MessageKind.MARKED or _is_of_a_token(finding):
         return ()
     return (MessageKind.SESSION_REVOKED, MessageKind.CREDENTIAL_CHANGE)
+
+
+def _is_of_a_token(finding: RecordedFinding) -> bool:
+    """Whether it was itself told by a security event token: two that tell each other of what the other told would never stop."""
+    found = finding.found
+    return found.detector == SIGNAL and not found.source.startswith("spiffe://")
 
 
 def a_test_message(receiver: str, broker: SpiffeId, now: datetime, message_id: MessageId) -> Message:

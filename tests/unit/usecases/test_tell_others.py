@@ -124,6 +124,11 @@ def test_what_is_new_of_a_finding_is_what_is_told(changed: dict[str, Any], kind:
         (ANSWERED, ["session-revoked", "credential-change"]),
         ({**ANSWERED, "answer": Answer.QUARANTINE}, ["session-revoked", "credential-change"]),
         ({**ANSWERED, "mark": Mark.FALSE}, []),
+        (
+            {**ANSWERED, "detector": SIGNAL, "source": "spiffe://example.test/edr"},
+            ["session-revoked", "credential-change"],
+        ),
+        ({**ANSWERED, "detector": SIGNAL, "source": "https://idp.test"}, []),
     ],
 )
 def test_tokens_are_told_only_of_what_has_ended(changed: dict[str, Any], told: list[str]) -> None:
