@@ -102,14 +102,14 @@ class TellOthers:
             logger.error("receivers that no setting names are not told: %s", ", ".join(sorted(unknown)))
         if not told:
             return []
-        spared = severity not in _BAD and kind is not MessageKind.MARKED
-        if spared and not self._quota.grants(str(finding.found.instance)):
-            for one in told:
-                self._watched.attempted(one.kind, "left-out")
-            return []
+        can_wait = severity not in _BAD and kind is not MessageKind.MARKED
+        is_flood = can_wait and not self._quota.grants(str(finding.found.instance))
         body, changes = body_of(finding), []
         for one in told:
-            if spared and self._counts.get(one.name, 0) >= MOST_WAITING:
+            is_full = can_wait and self._counts.get(one.name, 0) >= MOST_WAITING
+            if (
+                is_flood or is_full
+            ) and one.kind is not ReceiverKind.SET:  # those hear only of what has ended
                 self._watched.attempted(one.kind, "left-out")
                 continue
             for what in _said_to(one.kind, kind, finding):

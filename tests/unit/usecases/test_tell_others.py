@@ -33,7 +33,7 @@ from tests.fakes.store import FakeStore
 from tests.fakes.system import NOON, CountingIds, FakeClock
 
 LATER = NOON + timedelta(seconds=1)
-ANSWERED = {"answered_at": LATER}
+ANSWERED: dict[str, Any] = {"answered_at": LATER}
 
 
 class World:
@@ -165,6 +165,14 @@ def test_an_instance_that_floods_is_cut_short_but_what_is_bad_gets_through() -> 
     assert len(world.messages(replace(small[-1], mark=Mark.FALSE))) == 1
     world.clock.advance(seconds=30)
     assert sum(len(world.messages(one)) for one in small) == 3
+
+
+def test_what_has_ended_is_told_to_those_who_act_on_it_however_many_there_are() -> None:
+    world = World(FakeReceiver().named("soc"), FakeReceiver().named("idp", ReceiverKind.SET))
+    ended = a_finding(severity=Severity.MEDIUM, **ANSWERED)
+    for _ in range(AT_ONCE):
+        world.messages(ended)
+    assert [one.receiver for one in world.messages(ended)] == ["idp", "idp"]
 
 
 def test_a_quota_forgets_whom_nothing_was_told_of_for_long() -> None:
