@@ -1,4 +1,5 @@
-"""Tell systems outside of findings: `messages_for` makes messages that are committed with what they tell of, `deliver` is the round.
+"""Tell systems outside of findings: `messages_for` and `messages_of_mark` make messages that are committed with what
+they tell of, `deliver` is the round.
 
     T1  the message is durable, with the finding, its answered state or its mark
     T2  a receiver has taken it
@@ -23,7 +24,7 @@ from typing import Final
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.changes import AddMessage, Append, Change, PostponeMessage, RemoveMessage
 from broker.domain.errors import BrokerError
-from broker.domain.findings import SIGNAL, Answer, Found, Mark, RecordedFinding, Severity
+from broker.domain.findings import SIGNAL, Answer, Found, RecordedFinding, Severity
 from broker.domain.identifiers import MessageId
 from broker.domain.messages import Message, MessageKind, ReceiverKind
 from broker.domain.spiffe import SpiffeId
@@ -90,13 +91,22 @@ class TellOthers:
         self._working: dict[str, asyncio.Task[int]] = {}
 
     def messages_for(self, finding: RecordedFinding, receivers: Sequence[str]) -> Sequence[Change]:
-        """What to commit together with the finding, its answered state or its mark (T1).
+        """What to commit together with the finding, or with its answered state (T1).
 
         Args:
             finding: as it will be recorded.
             receivers: those that the rule names which chose its answer.
         """
-        severity, now, kind = finding.found.severity, self._clock.now(), kind_of(finding)
+        return self._messages(finding, receivers, kind_of(finding))
+
+    def messages_of_mark(self, finding: RecordedFinding, receivers: Sequence[str]) -> Sequence[Change]:
+        """What to commit together with a person's mark, which `finding` has already."""
+        return self._messages(finding, receivers, MessageKind.MARKED)
+
+    def _messages(
+        self, finding: RecordedFinding, receivers: Sequence[str], kind: MessageKind
+    ) -> Sequence[Change]:
+        severity, now = finding.found.severity, self._clock.now()
         told = [one for one in self._receivers.values() if _is_told(one, severity, receivers)]
         if unknown := set(receivers) - self._receivers.keys():  # a catalog that names some is refused before
             logger.error("receivers that no setting names are not told: %s", ", ".join(sorted(unknown)))
@@ -282,11 +292,12 @@ class _Serving:
 
 def kind_of(finding: RecordedFinding) -> MessageKind:
     """What is new of it. What is answered as it is recorded is told once."""
-    if finding.mark is not Mark.NONE:
-        return MessageKind.MARKED
-    if finding.answered_at is not None and finding.answered_at > finding.found_at:
-        return MessageKind.ANSWERED
-    return MessageKind.FINDING
+    if finding.answered_at is None:
+        return MessageKind.FINDING
+    takes_time = finding.answer.rank >= Answer.END_TASK.rank
+    return (
+        MessageKind.ANSWERED if takes_time or finding.answered_at > finding.found_at else MessageKind.FINDING
+    )
 
 
 def _is_told(known: NamedReceiver, severity: Severity, receivers: Sequence[str]) -> bool:

@@ -38,7 +38,7 @@ async def test_two_replicas_that_tell_at_once_deliver_each_message_once_and_in_o
             finding = a_finding(number, answered_at=clock.now())
             await stores[0].commit(one.messages_for(finding, ()))
         clock.advance(seconds=1)
-        await stores[1].commit(other.messages_for(a_finding(0, mark=Mark.FALSE), ()))
+        await stores[1].commit(other.messages_of_mark(a_finding(0, mark=Mark.FALSE), ()))
         for _ in range(3):
             await asyncio.gather(one.deliver(), other.deliver())
             clock.advance(seconds=1)

@@ -66,6 +66,10 @@ class World:
         changes = self.telling.messages_for(finding, receivers)
         return [change.message for change in changes if isinstance(change, AddMessage)]
 
+    def marked(self, finding: RecordedFinding) -> list[Message]:
+        changes = self.telling.messages_of_mark(finding, ())
+        return [change.message for change in changes if isinstance(change, AddMessage)]
+
     async def tell(self, finding: RecordedFinding, *receivers: str) -> None:
         await self.store.commit(self.telling.messages_for(finding, receivers))
 
@@ -104,15 +108,21 @@ def test_the_rule_s_receivers_are_told_and_those_whose_severity_is_reached() -> 
     ("changed", "kind"),
     [
         ({}, "finding"),
-        ({"answered_at": NOON}, "finding"),
+        ({"answered_at": NOON, "answer": Answer.NOTE}, "finding"),
+        ({"answered_at": NOON}, "answered"),
         (ANSWERED, "answered"),
-        ({**ANSWERED, "mark": Mark.FALSE}, "marked"),
-        ({"mark": Mark.CONFIRMED}, "marked"),
+        ({**ANSWERED, "mark": Mark.CONFIRMED}, "answered"),
+        ({"mark": Mark.CONFIRMED}, "finding"),
     ],
 )
 def test_what_is_new_of_a_finding_is_what_is_told(changed: dict[str, Any], kind: str) -> None:
     (told,) = World(FakeReceiver().named("soc")).messages(a_finding(**changed))
     assert told.kind == kind
+
+
+def test_a_mark_is_told_to_those_who_were_told_of_the_finding_and_ends_nothing_again() -> None:
+    world = World(FakeReceiver().named("soc"), FakeReceiver().named("idp", ReceiverKind.SET))
+    assert kinds(world.marked(a_finding(**ANSWERED, mark=Mark.FALSE))) == [("soc", "marked")]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +133,7 @@ def test_what_is_new_of_a_finding_is_what_is_told(changed: dict[str, Any], kind:
         ({"answer": Answer.QUARANTINE}, []),
         (ANSWERED, ["session-revoked", "credential-change"]),
         ({**ANSWERED, "answer": Answer.QUARANTINE}, ["session-revoked", "credential-change"]),
-        ({**ANSWERED, "mark": Mark.FALSE}, []),
+        ({**ANSWERED, "mark": Mark.CONFIRMED}, ["session-revoked", "credential-change"]),
         (
             {**ANSWERED, "detector": SIGNAL, "source": "spiffe://example.test/edr"},
             ["session-revoked", "credential-change"],
@@ -162,7 +172,7 @@ def test_an_instance_that_floods_is_cut_short_but_what_is_bad_gets_through() -> 
     assert sum(len(world.messages(one)) for one in small) == AT_ONCE
     assert world.watched.outcomes["webhook", "left-out"] == 5
     assert len(world.messages(a_finding(severity=Severity.CRITICAL))) == 1
-    assert len(world.messages(replace(small[-1], mark=Mark.FALSE))) == 1
+    assert len(world.marked(replace(small[-1], mark=Mark.FALSE))) == 1
     world.clock.advance(seconds=30)
     assert sum(len(world.messages(one)) for one in small) == 3
 
@@ -319,9 +329,10 @@ async def test_messages_of_one_finding_arrive_in_order_even_when_the_first_is_no
     await world.tell(a_finding())
     await world.telling.deliver()
     world.clock.advance(seconds=0.1)
-    for changed in (ANSWERED, {**ANSWERED, "mark": Mark.FALSE}):
-        await world.tell(a_finding(**changed))
-        world.clock.advance(seconds=0.1)
+    await world.tell(a_finding(**ANSWERED))
+    world.clock.advance(seconds=0.1)
+    marked = a_finding(**ANSWERED, mark=Mark.FALSE)
+    await world.store.commit(world.telling.messages_of_mark(marked, ()))
     world.telling = world.replica()  # which has not seen the receiver fail
     await world.rounds(2)
     assert [one.kind for one in receiver.taken] == ["finding", "answered", "marked"]
