@@ -20,6 +20,7 @@ from broker.adapters.observe.traces import Traces
 from broker.adapters.policy.bounded import BoundedPolicy
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.policy.files import CandidateFiles, PolicyFiles
+from broker.adapters.signals.building import receivers_of
 from broker.adapters.spire.https_tls import https_context, shown_by
 from broker.adapters.spire.identity import TrustBundle, WorkloadIdentity
 from broker.adapters.spire.jwt_bundles import JwtBundle, JwtBundles
@@ -81,6 +82,7 @@ from broker.usecases.report_outcome import ReportOutcome
 from broker.usecases.revoke_leases import RevokeLeases
 from broker.usecases.task_events import TaskEvents
 from broker.usecases.task_grants import TaskGrants
+from broker.usecases.tell_others import TellOthers
 from broker.usecases.watch_over_tasks import WatchOverTasks
 
 logger = logging.getLogger(__name__)
@@ -141,10 +143,13 @@ class _Broker:
         cls, settings: Settings, stack: contextlib.AsyncExitStack, steps: Steps
     ) -> _Broker:
         ids, events = RandomIds(), TaskEvents()
-        catalogs = CatalogFiles(settings.catalog, trust_domain=settings.trust_domain)
+        catalogs = CatalogFiles(
+            settings.catalog, trust_domain=settings.trust_domain, receivers=settings.tell.keys()
+        )
         policies = PolicyFiles(settings.policies, catalogs)
         candidates = CandidateFiles(settings.shadow_policies, catalogs) if settings.shadow_policies else None
         store, clock = await _state(settings, stack)
+        receivers = receivers_of(settings.tell, clock)
         quarantine = StoredQuarantine(store)
         await quarantine.refresh()
 
@@ -345,6 +350,16 @@ class _Broker:
             max_message_bytes=settings.limits.max_message_bytes,
         )
 
+        tell_others = TellOthers(
+            store=store,
+            receivers=receivers,
+            clock=clock,
+            ids=ids,
+            actor=settings.own_id,
+            watched=observing.metrics,
+        )
+        stack.push_async_callback(tell_others.close)
+
         # What the process before left half done comes first, before anything new is promised.
         await watch.reclaim()
         await end_quarantined()
@@ -363,6 +378,7 @@ class _Broker:
             ("quarantine", quarantine_instances.follow, _REFRESH),
             ("reconcile", reconcile_in_turn, _RECONCILE),
             ("clock", clock.follow, _REFRESH),
+            ("tell-others", tell_others.deliver, _SWEEP),
             *_following(store, events, grants, acquire, quarantine_instances, clock),
             *observing.rounds(
                 server=server,

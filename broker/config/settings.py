@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ruamel.yaml.comments import CommentedMap
 
 from broker.config.reading import ConfigError, Problem, line_of, parse_duration, plain, problems_of, read_yaml
+from broker.config.telling import HeaderSettings, OcsfSettings, SetSettings, Tell, WebhookSettings, below
 from broker.domain.hosts import is_loopback
 from broker.domain.operators import InvalidGrantError, OperatorGrant, OperatorRole, Operators
 from broker.domain.spiffe import InvalidSpiffeIdError, SpiffeId
@@ -204,6 +205,7 @@ class _File(_Model):
     shadow_policies: Path | None = None
     anomaly_parameters: Path | None = None
     operators: Annotated[tuple[OperatorSettings, ...], Field(max_length=_MOST_OPERATORS)] = ()
+    tell: Tell = {}
     limits: Limits = Limits()
     registry: RegistrySettings = RegistrySettings()
     shutdown_grace: Annotated[Duration, Field(ge=timedelta(), le=timedelta(minutes=10))] = timedelta(
@@ -297,6 +299,10 @@ def load_settings(path: Path) -> Settings:
                 Limits,
                 RegistrySettings,
                 LogSettings,
+                HeaderSettings,
+                OcsfSettings,
+                SetSettings,
+                WebhookSettings,
             )
             for key in model.model_fields
         }
@@ -321,6 +327,7 @@ def load_settings(path: Path) -> Settings:
     values["shadow_policies"] = folder / file.shadow_policies if file.shadow_policies else None
     if file.vault.ca_file is not None:
         values["vault"] = file.vault.model_copy(update={"ca_file": folder / file.vault.ca_file})
+    values["tell"] = {name: below(folder, receiver) for name, receiver in file.tell.items()}
     values["address_file"] = folder / file.address_file if file.address_file else None
     values["store"] = file.store.model_copy(
         update={
