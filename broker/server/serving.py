@@ -20,6 +20,8 @@ from broker.api.v1 import (
     leases_pb2_grpc,
     operators_pb2,
     operators_pb2_grpc,
+    signals_pb2,
+    signals_pb2_grpc,
     tasks_pb2,
     tasks_pb2_grpc,
     tools_pb2,
@@ -30,6 +32,7 @@ from broker.server.gate import Gate
 from broker.server.instances import InstanceServicer
 from broker.server.leases import LeaseServicer
 from broker.server.quarantines import QuarantineServicer
+from broker.server.signals import SignalServicer
 from broker.server.tasks import TaskServicer
 from broker.server.tools import ToolServicer
 
@@ -46,6 +49,7 @@ SERVICES = (
     operators_pb2.DESCRIPTOR.services_by_name["QuarantineService"].full_name,
     instances_pb2.DESCRIPTOR.services_by_name["InstanceService"].full_name,
     leases_pb2.DESCRIPTOR.services_by_name["LeaseService"].full_name,
+    signals_pb2.DESCRIPTOR.services_by_name["SignalService"].full_name,
     tools_pb2.DESCRIPTOR.services_by_name["ToolService"].full_name,
 )
 
@@ -77,6 +81,7 @@ class GrpcServer:
         quarantines: QuarantineServicer,
         instances: InstanceServicer,
         leases: LeaseServicer,
+        signals: SignalServicer,
         tools: ToolServicer,
         gate: Gate,
         tls: grpc.ServerCredentials,
@@ -107,6 +112,7 @@ class GrpcServer:
         operators_pb2_grpc.add_QuarantineServiceServicer_to_server(quarantines, self._server)  # type: ignore[no-untyped-call]
         instances_pb2_grpc.add_InstanceServiceServicer_to_server(instances, self._server)  # type: ignore[no-untyped-call]
         leases_pb2_grpc.add_LeaseServiceServicer_to_server(leases, self._server)  # type: ignore[no-untyped-call]
+        signals_pb2_grpc.add_SignalServiceServicer_to_server(signals, self._server)  # type: ignore[no-untyped-call]
         tools_pb2_grpc.add_ToolServiceServicer_to_server(tools, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
