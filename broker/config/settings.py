@@ -18,6 +18,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ruamel.yaml.comments import CommentedMap
 
 from broker.config.reading import ConfigError, Problem, line_of, parse_duration, plain, problems_of, read_yaml
+from broker.config.signals import (
+    EventSettings,
+    ReporterSettings,
+    SignalSettings,
+    SubjectSettings,
+    TransmitterSettings,
+)
 from broker.domain.hosts import is_loopback
 from broker.domain.operators import InvalidGrantError, OperatorGrant, OperatorRole, Operators
 from broker.domain.spiffe import InvalidSpiffeIdError, SpiffeId
@@ -197,6 +204,7 @@ class _File(_Model):
     spiffe_endpoint_socket: str | None = None
     jwt_svids: JwtSvidSettings | None = None
     authzen: AuthzenSettings | None = None
+    signals: SignalSettings = SignalSettings()
     vault: VaultSettings
     store: StoreSettings = StoreSettings()
     catalog: Path
@@ -223,6 +231,15 @@ class _File(_Model):
         taken = {self.listen} | ({self.jwt_svids.listen} if self.jwt_svids is not None else set())
         if self.authzen is not None and self.authzen.listen in taken:
             message = "authzen: listen: give an address of its own: it speaks HTTP, and the others gRPC"
+            raise ValueError(message)
+        taken |= {self.authzen.listen} if self.authzen is not None else set()
+        if self.signals.listen is not None and not _is_address(self.signals.listen):
+            message = "signals: listen: give an address and a port, such as 0.0.0.0:8447"
+            raise ValueError(message)
+        if self.signals.listen in taken:
+            message = (
+                "signals: listen: give an address of its own: it asks for no certificate, and the others do"
+            )
             raise ValueError(message)
         if self.health_listen and not self.health_listen.startswith("unix:"):
             host = self.health_listen.rpartition(":")[0].strip("[]")
@@ -291,6 +308,11 @@ def load_settings(path: Path) -> Settings:
                 _File,
                 JwtSvidSettings,
                 AuthzenSettings,
+                SignalSettings,
+                ReporterSettings,
+                TransmitterSettings,
+                SubjectSettings,
+                EventSettings,
                 VaultSettings,
                 StoreSettings,
                 OperatorSettings,
@@ -321,6 +343,7 @@ def load_settings(path: Path) -> Settings:
     values["shadow_policies"] = folder / file.shadow_policies if file.shadow_policies else None
     if file.vault.ca_file is not None:
         values["vault"] = file.vault.model_copy(update={"ca_file": folder / file.vault.ca_file})
+    values["signals"] = file.signals.below(folder)
     values["address_file"] = folder / file.address_file if file.address_file else None
     values["store"] = file.store.model_copy(
         update={

@@ -17,11 +17,13 @@ class FakeAnswers:
     def __init__(self, clock: FakeClock) -> None:
         self.recorded: dict[FindingId, RecordedFinding] = {}
         self.asked: list[Found] = []
+        self.requests: list[str] = []
         self.down = False
         self._clock = clock
 
     async def __call__(self, found: Found, *, request_id: str = "") -> RecordedFinding:
         self.asked.append(found)
+        self.requests.append(request_id)
         if self.down:
             raise StoreUnavailableError
         chosen = Answers().to(found, agent_class="invoice-bot", task_type="")

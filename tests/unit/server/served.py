@@ -26,6 +26,7 @@ from broker.adapters.store.sqlite import SqliteStore
 from broker.api.v1 import credentials_pb2, tasks_pb2
 from broker.client import Svid
 from broker.domain.operators import OperatorGrant, OperatorRole, Operators
+from broker.domain.signals import ReporterBounds
 from broker.domain.spiffe import SpiffeId
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate, JwtDoor
@@ -37,7 +38,6 @@ from broker.server.serving import GrpcServer
 from broker.server.signals import SignalServicer
 from broker.server.tasks import TaskServicer
 from broker.server.tools import ToolServicer
-from broker.domain.signals import ReporterBounds
 from broker.usecases.record_refusal import RecordRefusal
 from broker.usecases.report_signal import ReportSignal
 from tests.fakes.answers import FakeAnswers
