@@ -37,6 +37,7 @@ class NotAnswered:
 
     async def __call__(self, found: Found, *, request_id: str = "") -> RecordedFinding:
         """See AnswersFindings."""
+        del found, request_id
         raise StoreUnavailableError
 
 

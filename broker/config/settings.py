@@ -232,15 +232,6 @@ class _File(_Model):
         if self.authzen is not None and self.authzen.listen in taken:
             message = "authzen: listen: give an address of its own: it speaks HTTP, and the others gRPC"
             raise ValueError(message)
-        taken |= {self.authzen.listen} if self.authzen is not None else set()
-        if self.signals.listen is not None and not _is_address(self.signals.listen):
-            message = "signals: listen: give an address and a port, such as 0.0.0.0:8447"
-            raise ValueError(message)
-        if self.signals.listen in taken:
-            message = (
-                "signals: listen: give an address of its own: it asks for no certificate, and the others do"
-            )
-            raise ValueError(message)
         if self.health_listen and not self.health_listen.startswith("unix:"):
             host = self.health_listen.rpartition(":")[0].strip("[]")
             if not _is_address(self.health_listen) or not is_loopback(host):
@@ -256,6 +247,18 @@ class _File(_Model):
             raise ValueError(message) from error
         if own.trust_domain != self.trust_domain:
             message = "broker_id: is not in trust_domain"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _signals_apart(self) -> Self:
+        listen = self.signals.listen
+        if listen is not None and not _is_address(listen):
+            message = "signals: listen: give an address and a port, such as 0.0.0.0:8447"
+            raise ValueError(message)
+        others = {self.listen} | {door.listen for door in (self.jwt_svids, self.authzen) if door is not None}
+        if listen in others:
+            message = "signals: listen: give an address of its own: whoever comes there shows no identity"
             raise ValueError(message)
         return self
 

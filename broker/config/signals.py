@@ -157,8 +157,9 @@ class SignalSettings(_Bounded):
 
     def bounds_of(self, reporter: str) -> ReporterBounds:
         """How much the word of a reporter weighs: as the first entry that names it says."""
-        entries = (*self.transmitters, *self.reporters)
-        return next((entry.bounds for entry in entries if _names(entry, reporter)), self.bounds)
+        named = [one.bounds for one in self.transmitters if one.issuer == reporter]
+        named += [one.bounds for one in self.reporters if one.names(reporter)]
+        return named[0] if named else self.bounds
 
     def below(self, folder: Path) -> Self:
         """The same, with paths relative to `folder`."""
@@ -166,10 +167,6 @@ class SignalSettings(_Bounded):
             one.model_copy(update={"jwks_file": folder / one.jwks_file}) for one in self.transmitters
         )
         return self.model_copy(update={"transmitters": absolute})
-
-
-def _names(entry: ReporterSettings | TransmitterSettings, reporter: str) -> bool:
-    return entry.names(reporter) if isinstance(entry, ReporterSettings) else reporter == entry.issuer
 
 
 def _rules(events: tuple[EventSettings, ...] | None) -> Mapping[str, EventRule]:
