@@ -103,8 +103,8 @@ class Signal:
 def says_the_same(one: Found, other: Found) -> bool:
     """Whether two findings of one event id are about one and the same.
 
-    When it happened and how severe it counts are left out: a reporter that sends again may say now by now, and the settings
-    may have changed.
+    When it happened, how severe it counts and how sure it is are left out: a reporter that sends again may know better by
+    now, and the settings may have changed. The first word counts.
     """
     return _said(one) == _said(other)
 

@@ -22,6 +22,7 @@ from broker.domain.errors import (
     ActionNotFoundError,
     AgentClassUnknownError,
     IdempotencyKeyReusedError,
+    StoreUnavailableError,
     TaskNotFoundError,
 )
 from broker.domain.findings import Found, RecordedFinding
@@ -82,8 +83,12 @@ class ReportSignal:
         known = await self._store.finding(found.finding_id)  # S2
         if known is None:
             self._budget.take(signal.reporter, bounds.per_minute, now)  # S3
-            await self._store.commit([Append(event=self._event(signal, found, shown, request_id))])  # S4
-            known = await self._answer_findings(found, request_id=request_id)  # S5
+            try:
+                await self._store.commit([Append(event=self._event(signal, found, shown, request_id))])  # S4
+                known = await self._answer_findings(found, request_id=request_id)  # S5
+            except StoreUnavailableError:
+                self._budget.give_back(signal.reporter, bounds.per_minute)
+                raise
         if not says_the_same(known.found, found):
             raise IdempotencyKeyReusedError
         return known

@@ -36,3 +36,9 @@ class SignalBudget:
         if not enough:
             text = "more signals than the settings take from this reporter: send them again later"
             raise RateLimitedError(text, retry_after=timedelta(minutes=(1 - left) / per_minute))
+
+    def give_back(self, reporter: str, per_minute: int) -> None:
+        """What was taken last came to nothing."""
+        found = self._left.get(reporter)
+        if found is not None:
+            self._left[reporter] = (min(float(per_minute), found[0] + 1), found[1])
