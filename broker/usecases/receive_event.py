@@ -2,13 +2,15 @@
 
 What always holds: whoever brings a token is nobody, its issuer's signature counts alone; a token that was taken before is
 answered as the first time (the finding follows from issuer and `jti`); what a known issuer signed and is refused is in the audit
-trail before it is answered; what nobody known signed is not, so that strangers cannot fill it.
+trail before it is answered, so many a minute; what nobody known signed is not. So strangers can neither fill the trail, by
+bringing a token again and again, nor use up what an issuer may report.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Final
 
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.changes import Append
@@ -16,6 +18,7 @@ from broker.domain.errors import (
     AgentClassUnknownError,
     BrokerError,
     IdempotencyKeyReusedError,
+    RateLimitedError,
     TaskNotFoundError,
 )
 from broker.domain.identifiers import RequestId
@@ -24,10 +27,13 @@ from broker.ports.signals import SecurityEventVerifier
 from broker.ports.store import Store
 from broker.ports.system import Clock
 from broker.usecases.report_signal import ReportSignal
+from broker.usecases.signal_budget import SignalBudget
 
 logger = logging.getLogger(__name__)
 
-_REFUSED: Mapping[type[BrokerError], tuple[SetFault, str]] = {
+_WRITTEN_DOWN: Final = 60
+"""Refusals of one issuer's tokens in a minute; the rest is logged alone."""
+_REFUSED: Final[Mapping[type[BrokerError], tuple[SetFault, str]]] = {
     AgentClassUnknownError: (
         SetFault.ACCESS_DENIED,
         "the token is about nobody that its issuer may speak of here",
@@ -56,6 +62,7 @@ class ReceiveEvent:
         self._report = report
         self._store = store
         self._clock = clock
+        self._written = SignalBudget()
 
     async def __call__(self, token: str, *, request_id: RequestId) -> None:
         """Take it; all of it is durable then.
@@ -68,7 +75,7 @@ class ReceiveEvent:
         try:
             await self._take(event, request_id)
         except SetRefusedError as error:
-            await self._store.commit([Append(event=self._refusal(event, error, request_id))])
+            await self._record(event, error, request_id)
             raise
 
     async def _take(self, event: SecurityEvent, request_id: RequestId) -> None:
@@ -82,6 +89,14 @@ class ReceiveEvent:
         except tuple(_REFUSED) as error:
             fault, text = _REFUSED[type(error)]
             raise SetRefusedError(fault, text) from error
+
+    async def _record(self, event: SecurityEvent, error: SetRefusedError, request_id: RequestId) -> None:
+        try:
+            self._written.take(event.issuer, _WRITTEN_DOWN, self._clock.now())
+        except RateLimitedError:
+            logger.warning("more refused tokens of %s than are written down (%s)", event.issuer, request_id)
+            return
+        await self._store.commit([Append(event=self._refusal(event, error, request_id))])
 
     def _refusal(self, event: SecurityEvent, error: SetRefusedError, request_id: RequestId) -> AuditEvent:
         return AuditEvent(
