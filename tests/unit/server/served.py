@@ -195,8 +195,7 @@ class Served:
             if limits.token_methods
             else None,
         )
-        self.answers = FakeAnswers(self.clock)
-        self.answers.read_by(store)
+        self.answers = FakeAnswers(store, self.clock)
         self.report = ReportSignal(
             store=store,
             catalogs=self.broker.catalogs,

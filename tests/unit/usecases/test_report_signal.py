@@ -36,8 +36,7 @@ class World:
 
     def __init__(self) -> None:
         self.broker: Broker = a_broker()
-        self.answers = FakeAnswers(self.broker.clock)
-        self.answers.read_by(self.broker.store)
+        self.answers = FakeAnswers(self.broker.store, self.broker.clock)
         self.bounds = ReporterBounds(most_severe=Severity.CRITICAL, per_minute=3)
         self.report = ReportSignal(
             store=self.broker.store,
