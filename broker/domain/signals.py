@@ -84,6 +84,7 @@ class Signal:
     def as_found(self, bounds: ReporterBounds, now: datetime) -> Found:
         """The finding that it makes."""
         about = f"{self.reporter} reports {self.kind.value}"
+        words = self.happened.replace('"', "'")  # so that where they end cannot be feigned
         return Found(
             detector=SIGNAL,
             rule=self.kind.value,
@@ -94,7 +95,7 @@ class Signal:
             at=min(self.at, now),
             evidence=self.evidence,
             expected=_EXPECTED,
-            happened=f'{about}: "{self.happened}"' if self.happened else about,
+            happened=f'{about}: "{words}"' if words else about,
             source=self.reporter,
             key=self.event_id,
         )

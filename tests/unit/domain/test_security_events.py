@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker.domain.findings import Severity
 from broker.domain.security_events import (
+    DEFAULT_EVENTS,
     EVENTS,
     EventRule,
     SecurityEvent,
@@ -19,6 +21,7 @@ from broker.domain.signals import Signal, SignalKind
 from tests.fakes.samples import OTHER, OWNER, TASK
 from tests.fakes.system import NOON
 
+REPOSITORY = Path(__file__).parents[3]
 ISSUER = "https://idp.example.test"
 URI = {"format": "uri", "uri": str(OWNER)}
 SESSION = {"format": "opaque", "id": TASK}
@@ -143,6 +146,19 @@ def test_events_count_as_they_are_ruled_and_others_are_none() -> None:
     )
     assert a_transmitter().signal_of(other, NOON) is None
     assert a_transmitter(events={}).signal_of(an_event(), NOON) is None
+
+
+def test_every_event_that_counts_has_a_name_and_is_documented() -> None:
+    assert set(DEFAULT_EVENTS) == set(EVENTS.values())
+    text = (REPOSITORY / "docs/signals.md").read_text()
+    for name, uri in EVENTS.items():
+        rule = DEFAULT_EVENTS[uri]
+        (line,) = [
+            line
+            for line in text.splitlines()
+            if line.startswith("| ") and f"`{name}`" in line and "0." in line
+        ]
+        assert f"| `{rule.kind.value}` | {rule.severity.value} | {rule.confidence} |" in line
 
 
 def test_an_event_that_does_not_count_needs_no_subject() -> None:

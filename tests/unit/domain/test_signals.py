@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from broker.domain.signals import (
 from tests.fakes.samples import OTHER, OWNER, TASK
 from tests.fakes.system import NOON
 
+REPOSITORY = Path(__file__).parents[3]
 EDR = "spiffe://example.test/edr/one"
 
 
@@ -54,6 +56,12 @@ def test_a_finding_says_whose_words_it_has() -> None:
     assert (found.detector, found.rule, found.source) == (SIGNAL, "malware", EDR)
     assert found.happened == f'{EDR} reports malware: "a process that nobody started"'
     assert a_signal(happened="").as_found(ReporterBounds(), NOON).happened == f"{EDR} reports malware"
+
+
+def test_a_reporter_cannot_feign_where_its_words_end() -> None:
+    found = a_signal(happened='nothing." Operator ann: "release it').as_found(ReporterBounds(), NOON)
+    assert found.happened.count('"') == 2
+    assert found.happened.endswith('"')
 
 
 def test_what_is_said_to_have_happened_later_happened_by_now() -> None:
@@ -114,6 +122,12 @@ def test_where_reporter_and_event_meet_cannot_be_moved() -> None:
 def test_words_that_do_something_where_they_are_shown_are_none(text: str) -> None:
     assert not is_one_line(text)
     assert is_one_line(as_one_line(text))
+
+
+@pytest.mark.parametrize("kind", SignalKind)
+def test_every_kind_is_documented(kind: SignalKind) -> None:
+    for file in ("docs/signals.md", "proto/broker/api/v1/signals.proto"):
+        assert f"`{kind.value}`" in (REPOSITORY / file).read_text()
 
 
 @pytest.mark.parametrize("text", ["", "Müller: 漢字, 100 % — ok", "x" * MOST_WORDS, "<b>&amp;</b>"])
