@@ -42,6 +42,7 @@ from broker.adapters.vault.health import VaultHealth
 from broker.adapters.vault.issuer import VaultCredentialIssuer
 from broker.adapters.vault.login import VaultLogin
 from broker.adapters.vault.view import VaultView
+from broker.bootstrap_signals import NotAnswered, SignalsIn
 from broker.config.settings import Settings
 from broker.ports.identity import Quarantine
 from broker.ports.observing import Observer
@@ -51,6 +52,7 @@ from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate, JwtDoor
 from broker.server.https.door import HttpsDoor
 from broker.server.https.endpoints import Endpoint
+from broker.server.https.open_door import OpenDoor
 from broker.server.instances import InstanceServicer
 from broker.server.leases import LeaseServicer
 from broker.server.quarantines import QuarantineServicer
@@ -125,16 +127,16 @@ class _Broker:
         self,
         server: GrpcServer,
         drains: list[Callable[[], Coroutine[Any, Any, object]]],
-        authzen: HttpsDoor | None,
+        doors: Sequence[HttpsDoor | OpenDoor | None],
     ) -> None:
         self.server = server
         self._drains = drains
-        self._authzen = authzen
+        self._doors = [door for door in doors if door is not None]
 
     async def stop(self, grace: timedelta) -> None:
         drains: list[Callable[[], Awaitable[object]]] = [*self._drains]
-        if self._authzen is not None:  # beside the other door: both close at once
-            closed = asyncio.ensure_future(self._authzen.stop(grace))
+        if self._doors:  # beside gRPC's: all close at once
+            closed = asyncio.gather(*(door.stop(grace) for door in self._doors))
             drains.insert(0, lambda: closed)
         await self.server.stop(grace=grace, drains=drains)
 
@@ -304,6 +306,9 @@ class _Broker:
             ids=ids,
             observer=observing.observer,
         )
+        signals = SignalsIn(
+            settings, store=store, catalogs=catalogs, answer_findings=NotAnswered(), clock=clock
+        )
         if isinstance(store, SqliteStore):
             store.on_their_way = lambda: gate.calls
         server = GrpcServer(
@@ -337,6 +342,7 @@ class _Broker:
                 leases=OperateLeases(store=store, revoke_leases=revoke_leases, clock=clock),
                 reconcile=reconcile,
             ),
+            signals=signals.servicer,
             tools=ToolServicer(
                 list_tools=list_tools,
                 authorize=authorize,
@@ -380,6 +386,7 @@ class _Broker:
             ("clock", clock.follow, _REFRESH),
             ("tell-others", tell_others.deliver, _SWEEP),
             *_following(store, events, grants, acquire, quarantine_instances, clock),
+            *signals.rounds(),
             *observing.rounds(
                 server=server,
                 store=store,
@@ -415,6 +422,9 @@ class _Broker:
                 observer=observing.observer,
             ),
         )
+        events_door = await signals.open(
+            stack, identity=identity, stopping=gate.stopping, ids=ids, observer=observing.observer
+        )
         await server.start()
         work = [asyncio.create_task(login.keep(), name="vault-login")]
         work += [
@@ -428,7 +438,7 @@ class _Broker:
             new.write_text(f"{host}:{server.port}\n")
             new.replace(settings.address_file)
         drains = [quarantine_instances.drain, report_ended.drain, revoke_leases.drain, keep_alive.drain]
-        return cls(server, [acquire.drain, complete.drain, *drains], authzen)
+        return cls(server, [acquire.drain, complete.drain, *drains], [authzen, events_door])
 
 
 async def _state(

@@ -21,6 +21,8 @@ from broker.api.v1 import (
     leases_pb2_grpc,
     operators_pb2,
     operators_pb2_grpc,
+    signals_pb2,
+    signals_pb2_grpc,
     tasks_pb2,
     tasks_pb2_grpc,
     tools_pb2,
@@ -31,6 +33,7 @@ from broker.server.gate import Gate
 from broker.server.instances import InstanceServicer
 from broker.server.leases import LeaseServicer
 from broker.server.quarantines import QuarantineServicer
+from broker.server.signals import SignalServicer
 from broker.server.tasks import TaskServicer
 from broker.server.tools import ToolServicer
 
@@ -47,6 +50,7 @@ SERVICES = (
     operators_pb2.DESCRIPTOR.services_by_name["QuarantineService"].full_name,
     instances_pb2.DESCRIPTOR.services_by_name["InstanceService"].full_name,
     leases_pb2.DESCRIPTOR.services_by_name["LeaseService"].full_name,
+    signals_pb2.DESCRIPTOR.services_by_name["SignalService"].full_name,
     tools_pb2.DESCRIPTOR.services_by_name["ToolService"].full_name,
 )
 
@@ -93,6 +97,7 @@ class GrpcServer:
         quarantines: QuarantineServicer,
         instances: InstanceServicer,
         leases: LeaseServicer,
+        signals: SignalServicer,
         tools: ToolServicer,
         gate: Gate,
         tls: grpc.ServerCredentials,
@@ -124,6 +129,7 @@ class GrpcServer:
         operators_pb2_grpc.add_QuarantineServiceServicer_to_server(quarantines, services)  # type: ignore[no-untyped-call]
         instances_pb2_grpc.add_InstanceServiceServicer_to_server(instances, services)  # type: ignore[no-untyped-call]
         leases_pb2_grpc.add_LeaseServiceServicer_to_server(leases, services)  # type: ignore[no-untyped-call]
+        signals_pb2_grpc.add_SignalServiceServicer_to_server(signals, services)  # type: ignore[no-untyped-call]
         tools_pb2_grpc.add_ToolServiceServicer_to_server(tools, services)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
         shown = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
