@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from broker.domain.audit import AuditEvent, AuditKind
-from broker.domain.changes import Append
+from broker.domain.changes import Append, Change
 from broker.domain.changes import EndTask as EndTaskChange
 from broker.domain.identifiers import TaskId
 from broker.domain.task import Task, TaskEnd
@@ -70,28 +70,19 @@ class EndTask:
         Raises:
             StoreUnavailableError: not durable; the task goes on as it was.
         """
-        event = AuditEvent(
-            kind=AuditKind.TASK_ENDING,
-            at=end.at,
-            actor=actor,
-            task_id=task_id,
-            request_id=request_id,
-            facts={
-                "cause": end.cause.value,
-                "outcome": end.outcome.value if end.outcome else "",
-                "reason": end.reason,
-                **verified,
-            },
-        )
         try:
-            await self._store.commit([EndTaskChange(task_id=task_id, end=end), Append(event=event)])
+            await self._store.commit(ending(task_id, end, actor, request_id, verified))
         except ConflictError:
             return False
+        await self.begun(task_id, end)
+        return True
+
+    async def begun(self, task_id: TaskId, end: TaskEnd) -> None:
+        """What follows from E1 in this process, for whoever committed `ending` together with something else."""
         self._steps.reached("end.durable")
         self._grants.forget(task_id)
         self._acquire.forget_task(task_id)
         self._events.publish(task_id, TaskEvent(kind=EventKind.TASK_ENDING, at=end.at, cause=end.cause))
-        return True
 
     async def __call__(
         self,
@@ -109,3 +100,27 @@ class EndTask:
         """
         await self.begin(task_id, end, actor=actor, request_id=request_id, verified=verified)
         return await self._revoke_leases.drive(task_id)
+
+
+def ending(
+    task_id: TaskId,
+    end: TaskEnd,
+    actor: str,
+    request_id: str = "",
+    verified: Mapping[str, object] = MappingProxyType({}),
+) -> tuple[Change, ...]:
+    """E1 and its audit record: what is committed."""
+    event = AuditEvent(
+        kind=AuditKind.TASK_ENDING,
+        at=end.at,
+        actor=actor,
+        task_id=task_id,
+        request_id=request_id,
+        facts={
+            "cause": end.cause.value,
+            "outcome": end.outcome.value if end.outcome else "",
+            "reason": end.reason,
+            **verified,
+        },
+    )
+    return EndTaskChange(task_id=task_id, end=end), Append(event=event)
