@@ -32,11 +32,13 @@ from broker.devstack import postgres
 from broker.domain import changes as c
 from broker.domain.audit import AuditKind, AuditRecord, verify_chain
 from broker.domain.errors import StoreUnavailableError
+from broker.domain.findings import Hold
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import LeaseState
-from broker.ports.store import CLAIM
-from tests.contract.storing import MANY, add_lease, add_task, end, finish, issue, revoke
-from tests.fakes.samples import TASK, a_lease, a_task, an_event
+from broker.ports.store import CLAIM, Conflict
+from tests.contract.finding import a_finding, a_message
+from tests.contract.storing import MANY, add_lease, add_task, end, finish, issue, refused, revoke
+from tests.fakes.samples import TASK, a_lease, a_task, an_action, an_event
 from tests.fakes.system import NOON
 from tests.integration.store.conftest import Database
 
@@ -465,3 +467,45 @@ async def test_a_task_that_both_end_is_ended_once(one: PostgresStore, other: Pos
         one.commit([finish(TASK)]), other.commit([finish(TASK)]), return_exceptions=True
     )
     assert sum(result is None for result in results) == 1
+
+
+# Findings and messages -----------------------------------------------------------------------------------------
+
+
+async def test_findings_of_two_replicas_get_a_number_each(one: PostgresStore, other: PostgresStore) -> None:
+    await asyncio.gather(
+        *(
+            store.commit([c.RecordFinding(finding=a_finding(f"{name}-{number}"))])
+            for number in range(20)
+            for name, store in (("one", one), ("other", other))
+        )
+    )
+    assert [found.number for found in await one.findings_after(0, MANY)] == list(range(1, 41))
+
+
+async def test_what_both_find_is_recorded_once(one: PostgresStore, other: PostgresStore) -> None:
+    results = await asyncio.gather(
+        *(store.commit([c.RecordFinding(finding=a_finding())]) for store in (one, other)),
+        return_exceptions=True,
+    )
+    assert sorted(map(str, results)) == ["None", str(Conflict.FINDING_KNOWN.value)]
+
+
+async def test_a_hold_by_one_replica_holds_at_the_other(one: PostgresStore, other: PostgresStore) -> None:
+    await add_task(one, a_task())
+    await one.commit([c.HoldTask(task_id=TASK, hold=Hold.FROZEN)])
+    assert await refused(other, c.RecordAction(action=an_action(1))) is Conflict.TASK_ON_HOLD
+
+
+async def test_a_message_is_one_replicas_until_it_lets_go_of_it(
+    one: PostgresStore, other: PostgresStore
+) -> None:
+    await one.commit([c.AddMessage(message=a_message("a")), c.AddMessage(message=a_message("b"))])
+    (first,) = await one.take_messages(LATER, 1)
+    assert [message.message_id for message in await other.take_messages(LATER, MANY)] == ["message-b"]
+    assert await one.take_messages(LATER, MANY) == (first,)
+    await one.commit([c.PostponeMessage(message_id=first.message_id, next_attempt_at=LATER)])
+    assert [(message.message_id, message.attempts) for message in await other.take_messages(LATER, MANY)] == [
+        ("message-a", 1),
+        ("message-b", 0),
+    ]
