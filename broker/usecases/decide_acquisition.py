@@ -196,8 +196,8 @@ class DecideAcquisition:
         await self._store.commit([RecordAction(action=action), Append(event=event)])
         self._chains.add(action)
         self._decided("acquire", ruling.decision)
-        event = decided_event(action, context.task, catalog)
-        await self._notice(event, request_id=caller.request_id)
+        decided = decided_event(action, context.task, catalog)
+        await self._notice(decided, request_id=caller.request_id)
         refuse(ruling.decision)
 
     async def _record_intent(  # noqa: PLR0913, PLR0917 - one record's parts

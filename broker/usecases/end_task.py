@@ -23,7 +23,7 @@ from broker.domain.task import EndCause, Task, TaskEnd
 from broker.ports.store import ConflictError, Store
 from broker.ports.system import Steps
 from broker.usecases.acquire_credential import AcquireCredential
-from broker.usecases.noticing import Notices, NothingNoticed
+from broker.usecases.noticing import NothingNoticed, Notices
 from broker.usecases.revoke_leases import RevokeLeases
 from broker.usecases.task_events import EventKind, TaskEvent, TaskEvents
 from broker.usecases.task_grants import TaskGrants

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
-from broker.anomaly.events import Called, Event, EventKind
+from broker.anomaly.events import Event
 from broker.anomaly.findings import Finding
 from broker.domain.changes import Change
 from broker.domain.errors import BrokerError, InstanceQuarantinedError, StoreUnavailableError
 from broker.domain.findings import Answer, Found, RecordedFinding
 from broker.domain.identifiers import TaskId
+from broker.domain.sightings import Sighting
 from broker.domain.spiffe import SpiffeId
 from broker.ports.identity import Quarantine
 from broker.ports.store import Store
@@ -24,6 +26,8 @@ from broker.ports.system import Clock
 from broker.usecases.answer_findings import words
 from broker.usecases.caller import AskingCaller, Caller
 from broker.usecases.ownership import demand_free
+from broker.usecases.task_work import called_event
+from broker.usecases.watch_instances import found_of
 
 logger = logging.getLogger(__name__)
 
@@ -92,15 +96,14 @@ class Notice:
         if not isinstance(caller, Caller) or not caller.address:
             return  # from where an enforcer's subject called, or whoever has no address, says nothing
         peer = caller.peer
-        event = Event(
-            kind=EventKind.CALLED,
-            at=self._clock.now(),
-            instance=peer.spiffe_id,
-            agent_class=peer.agent_class,
-            task_id=task_id,
-            called=Called(address=caller.address, svid_sha256=peer.svid_sha256),
-        )
-        await self.quietly(event, request_id=caller.request_id)
+        with suppress(BrokerError):
+            task = await self._store.task(task_id)
+            if task is not None and task.owner == peer.spiffe_id:
+                sighting = Sighting(
+                    at=self._clock.now(), address=caller.address, svid_sha256=peer.svid_sha256
+                )
+                event = called_event(peer.spiffe_id, sighting, task)
+                await self.quietly(event, request_id=caller.request_id)
 
     async def look_again(self) -> int:
         """A round: what stands in no single replica, and what could not be answered; return how much was found.
@@ -125,9 +128,7 @@ class Notice:
     async def _see(self, event: Event, request_id: str, first: Sequence[Change]) -> list[RecordedFinding]:
         try:
             found = await self._watches.observe(event)
-            return [
-                await self._answers(found_of(one), request_id=request_id, first=first) for one in found
-            ]
+            return [await self._answers(found_of(one), request_id=request_id, first=first) for one in found]
         except BaseException as error:
             self._watches.stale(event.instance)  # what was found is not said a second time
             if isinstance(error, BrokerError) or not isinstance(error, Exception):
@@ -155,19 +156,3 @@ class Notice:
         task = None if event.task_id is None else await self._store.task(event.task_id)
         if task is not None:
             demand_free(task)
-
-
-def found_of(finding: Finding) -> Found:
-    """What a detector found, as it is recorded."""
-    return Found(
-        detector=finding.detector.value,
-        rule=finding.rule,
-        severity=finding.severity,
-        confidence=finding.confidence,
-        instance=finding.instance,
-        task_id=finding.task_id,
-        at=finding.at,
-        evidence=finding.evidence,
-        expected=finding.expected,
-        happened=finding.happened,
-    )

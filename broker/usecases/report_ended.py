@@ -44,7 +44,7 @@ class InstanceEnded:
 class ReportEnded:
     """See the module."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the ports of one path
         self,
         *,
         store: Store,

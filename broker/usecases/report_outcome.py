@@ -62,9 +62,8 @@ class ReportOutcome:
             task = await self._store.task(action.task_id)
         except BrokerError:
             task = None
-        event = None if task is None else closed_event(action, task)
-        if event is not None:
-            await self._notice.quietly(event, request_id=caller.request_id)
+        if task is not None:
+            await self._notice.quietly(closed_event(action, task), request_id=caller.request_id)
 
     async def _own(self, caller: Caller, action_id: ActionId) -> Action:
         action = await self._store.action(action_id)

@@ -11,7 +11,6 @@ import logging
 from collections import OrderedDict, deque
 from typing import Final
 
-from broker.anomaly.events import Called, Event, EventKind
 from broker.domain.changes import SeeInstance
 from broker.domain.errors import BrokerError
 from broker.domain.peer import VerifiedPeer
@@ -20,6 +19,7 @@ from broker.domain.spiffe import SpiffeId
 from broker.ports.store import Store
 from broker.ports.system import Clock
 from broker.usecases.noticing import Notices
+from broker.usecases.task_work import called_event
 
 logger = logging.getLogger(__name__)
 
@@ -81,15 +81,4 @@ class SeeInstances:
 
     async def _see(self, peer: VerifiedPeer, sighting: Sighting) -> None:
         await self._store.commit([SeeInstance(instance=peer.spiffe_id, sighting=sighting)])
-        event = Event(
-            kind=EventKind.CALLED,
-            at=sighting.at,
-            instance=peer.spiffe_id,
-            agent_class=peer.agent_class,
-            called=Called(
-                address=sighting.address,
-                svid_sha256=sighting.svid_sha256,
-                key_fingerprint=sighting.key_fingerprint,
-            ),
-        )
-        await self._notice.quietly(event)
+        await self._notice.quietly(called_event(peer.spiffe_id, sighting))

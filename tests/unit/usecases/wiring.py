@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
 from broker.adapters.catalog.arguments import SchemaArguments
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.store.quarantine import StoredQuarantine
+from broker.anomaly.events import Event
 from broker.domain.audit import AuditRecord, ChainHead, verify_chain
 from broker.domain.catalog import Catalog
+from broker.domain.changes import Change
 from broker.domain.decision import AcquireContext, CallContext, Decision, DeclareContext
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import Lease
 from broker.domain.task import Scope, Task
 from broker.usecases.acquire_credential import AcquireCredential, Acquired
+from broker.usecases.answer_findings import AnswerFindings
 from broker.usecases.authorize_action import AuthorizeAction
-from broker.usecases.caller import Caller
+from broker.usecases.caller import AskingCaller, Caller
 from broker.usecases.chains import Chains
 from broker.usecases.complete_task import CompleteTask
 from broker.usecases.decide_acquisition import Acquisition
@@ -28,6 +31,8 @@ from broker.usecases.end_task import EndTask
 from broker.usecases.keep_task_alive import KeepTaskAlive
 from broker.usecases.list_tools import ListTools
 from broker.usecases.look_at_tasks import LookAtTasks
+from broker.usecases.notice import Notice
+from broker.usecases.noticing import NothingNoticed, Notices
 from broker.usecases.operate_leases import OperateLeases
 from broker.usecases.quarantine import QuarantineInstances
 from broker.usecases.reconcile import Reconcile
@@ -36,8 +41,10 @@ from broker.usecases.renew_lease import RenewLease
 from broker.usecases.report_ended import ReportEnded
 from broker.usecases.report_outcome import ReportOutcome
 from broker.usecases.revoke_leases import RevokeLeases
+from broker.usecases.see_instances import SeeInstances
 from broker.usecases.task_events import TaskEvents
 from broker.usecases.task_grants import TaskGrants
+from broker.usecases.watch_instances import WatchInstances
 from broker.usecases.watch_over_tasks import WatchOverTasks
 from tests.fakes.issuer import FakeIssuer
 from tests.fakes.samples import BROKER, a_caller, a_catalog
@@ -57,6 +64,24 @@ class FixedCatalog:
 
     def current(self) -> Catalog:
         return self.catalog
+
+
+class NoticedLater:
+    """Implements usecases.noticing.Notices: by nobody, until a test says by whom."""
+
+    def __init__(self) -> None:
+        self.by: Notices = NothingNoticed()
+
+    async def __call__(
+        self, event: Event, *, request_id: str = "", first: Sequence[Change] = ()
+    ) -> tuple[str, ...]:
+        return await self.by(event, request_id=request_id, first=first)
+
+    async def quietly(self, event: Event, *, request_id: str = "") -> None:
+        await self.by.quietly(event, request_id=request_id)
+
+    async def too_late(self, caller: AskingCaller, task_id: TaskId) -> None:
+        await self.by.too_late(caller, task_id)
 
 
 class WatchedPolicy:
@@ -133,6 +158,8 @@ class Broker:
             "steps": steps,
             "timeout": TIMEOUT,
         }
+        self.noticed = noticed = NoticedLater()
+        shared["notice"] = noticed
         self.declare = DeclareTask(**shared)
         self.chains = Chains(store)
         self.acquire = AcquireCredential(**shared, revoke_leases=revoke_leases, chains=self.chains)
@@ -155,11 +182,12 @@ class Broker:
             clock=clock,
             ids=ids,
             steps=steps,
+            notice=noticed,
         )
         self.list_tools = ListTools(
             store=store, catalogs=catalogs, policy=policy, chains=self.chains, clock=clock
         )
-        self.report_outcome = ReportOutcome(store=store, clock=clock)
+        self.report_outcome = ReportOutcome(store=store, clock=clock, notice=noticed)
         self.renew = RenewLease(
             store=store, catalogs=catalogs, issuer=issuer, events=events, clock=clock, timeout=TIMEOUT
         )
@@ -184,8 +212,33 @@ class Broker:
             clock=clock,
             steps=steps,
         )
+        self.answers = AnswerFindings(
+            store=store,
+            catalogs=catalogs,
+            end_task=self.end_task,
+            end_quarantined=self.end_quarantined,
+            revoke_leases=revoke_leases,
+            memory=self.quarantine,
+            events=events,
+            clock=clock,
+            steps=steps,
+            actor=BROKER,
+        )
+        self.watches = WatchInstances(store=store, catalogs=catalogs, clock=clock)
+        self.notice = Notice(
+            watches=self.watches,
+            answers=self.answers,
+            store=store,
+            quarantine=self.quarantine,
+            clock=clock,
+        )
+        self.see_instances = SeeInstances(store=store, notice=self.notice, clock=clock)
         self.report_ended = ReportEnded(
-            store=store, end_task=self.end_task, revoke_leases=revoke_leases, clock=clock
+            store=store,
+            end_task=self.end_task,
+            revoke_leases=revoke_leases,
+            clock=clock,
+            notice=noticed,
         )
         self.operate_leases = OperateLeases(store=store, revoke_leases=revoke_leases, clock=clock)
         self.view = FakeView(issuer)
@@ -201,6 +254,12 @@ class Broker:
         self.release = ReleaseCredential(store=store, revoke_leases=revoke_leases, clock=clock)
         self.keep_alive = KeepTaskAlive(store=store, events=events, clock=clock)
         self.look = LookAtTasks(store=store)
+
+    def watching(self) -> Broker:
+        """From here on each step is noticed."""
+        self.noticed.by = self.notice
+        self.end_task.notice = self.notice
+        return self
 
     def restarted(self) -> Broker:
         return Broker(self.store, self.issuer, self.clock, self.ids, self.catalogs.catalog)
