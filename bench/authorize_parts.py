@@ -42,6 +42,7 @@ from broker.usecases.authorize_action import AuthorizeAction
 from broker.usecases.caller import Caller
 from broker.usecases.chains import Chains
 from broker.usecases.judging import Call
+from broker.usecases.noticing import NothingNoticed
 
 
 async def gate_round(channels: list[grpc.aio.Channel]) -> tuple[float, list[float]]:
@@ -75,6 +76,7 @@ async def without_grpc(measured: Measured, folder: Path, *, rounds: int) -> dict
             clock=clock,
             ids=RandomIds(),
             steps=NoSteps(),
+            notice=NothingNoticed(),
         )
         rates = []
         for number in range(rounds + 1):

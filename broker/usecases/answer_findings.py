@@ -223,7 +223,7 @@ class AnswerFindings:
             self._events.wake()
         if recorded.answer is not Answer.NOTE:
             for task in plan.held:
-                warned = TaskEvent(kind=EventKind.WARNING, at=recorded.found_at, warning=words(found))
+                warned = TaskEvent(kind=EventKind.WARNING, at=recorded.found_at, text=words(found))
                 self._events.publish(task.task_id, warned)
         self.heard(recorded)
         if recorded.answered_at is None:

@@ -48,7 +48,7 @@ class Authorization:
     expected: frozenset[str]
     obligations: Obligations
     warnings: tuple[str, ...] = ()
-    """What was found at it that does not stop the task."""
+    """What was found of the task with this call, in words, where it gets off with a warning."""
 
 
 class AuthorizeAction:

@@ -1,19 +1,21 @@
 """Take part in what other replicas do: their audit records, as they come, are what this process did not do itself.
 
 A task that another replica ends is told to whoever is attached here, and its secrets in memory are dropped; a quarantine
-that another imposed is held here before the next call. All of it is a hint: who misses it finds the same in the store, at
+that another imposed is held here before the next call; the watch of an instance that another served is made again. All of it is a hint: who misses it finds the same in the store, at
 the next sign of life or the next round.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
-from broker.domain.audit import AuditKind, AuditRecord
+from broker.domain.audit import AuditEvent, AuditKind, AuditRecord
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import LeaseState
+from broker.domain.spiffe import SpiffeId
 from broker.domain.task import EndCause
 from broker.ports.following import ChangeFeed
 from broker.ports.store import Store
@@ -25,6 +27,18 @@ from broker.usecases.task_grants import TaskGrants
 
 logger = logging.getLogger(__name__)
 
+_SEEN_BY_WATCHES: Final = frozenset(
+    {
+        AuditKind.TASK_DECLARED,
+        AuditKind.ACTION_ALLOWED,
+        AuditKind.ACTION_DENIED,
+        AuditKind.ACTION_CLOSED,
+        AuditKind.CREDENTIAL_INTENDED,
+        AuditKind.CREDENTIAL_DENIED,
+        AuditKind.TASK_ENDING,
+        AuditKind.INSTANCE_ENDED,
+    }
+)
 _OF_QUARANTINE: Final = frozenset({AuditKind.QUARANTINE_IMPOSED, AuditKind.QUARANTINE_RELEASED})
 
 
@@ -41,6 +55,7 @@ class FollowChanges:
         acquire: AcquireCredential,
         quarantine: QuarantineInstances,
         clock: Clock,
+        stale: Callable[[SpiffeId], None],
     ) -> None:
         self._feed = feed
         self._store = store
@@ -49,6 +64,7 @@ class FollowChanges:
         self._acquire = acquire
         self._quarantine = quarantine
         self._clock = clock
+        self._stale = stale
 
     async def __call__(self) -> None:
         """Listen until cancelled.
@@ -60,6 +76,13 @@ class FollowChanges:
             await self._hear(news.records)
             for task_id in news.extended:
                 await self._tell_of_extended(task_id)
+
+    def _tell_watches(self, event: AuditEvent) -> None:
+        """What an instance did elsewhere is not in its watch here."""
+        for name in (event.actor, event.facts.get("subject"), event.facts.get("instance")):
+            with suppress(ValueError):
+                if isinstance(name, str):
+                    self._stale(SpiffeId.parse(name))
 
     async def _tell_of_extended(self, task_id: TaskId) -> None:
         if not self._events.is_heard(task_id):
@@ -75,6 +98,8 @@ class FollowChanges:
         for record in records:
             event = record.event
             task_id = TaskId(event.task_id)
+            if event.kind in _SEEN_BY_WATCHES:
+                self._tell_watches(event)
             if event.kind == AuditKind.TASK_ENDING:
                 self._grants.forget(task_id)
                 self._acquire.forget_task(task_id)

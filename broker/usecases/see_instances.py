@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 _MOST_KNOWN: Final = 10_000
 """Instances of which the last place and SVID are in memory."""
+_MOST_SHOWN: Final = 16
+"""SVIDs that one instance uses at one place in turns without being new each time."""
 _MOST_WAITING: Final = 1_000
 
 
@@ -35,17 +37,23 @@ class SeeInstances:
         self._store = store
         self._notice = notice
         self._clock = clock
-        self._last: OrderedDict[SpiffeId, tuple[str, str]] = OrderedDict()
+        self._last: OrderedDict[SpiffeId, tuple[str, set[str]]] = OrderedDict()
+        """The place of the last call, and what was shown there since the instance came there."""
         self._waiting: deque[tuple[VerifiedPeer, Sighting]] = deque()
         self._work: asyncio.Task[None] | None = None
         self.dropped = 0
 
     def __call__(self, peer: VerifiedPeer, address: str) -> None:
         """It calls, from there. Quick; never waits, never raises."""
-        shown = (address, peer.svid_sha256)
-        if self._last.get(peer.spiffe_id) == shown:
+        place, shown = self._last.get(peer.spiffe_id, ("", None))
+        if place == address and shown is not None and peer.svid_sha256 in shown:
             return
-        self._last[peer.spiffe_id] = shown
+        if not address:
+            return
+        if place != address or shown is None or len(shown) >= _MOST_SHOWN:
+            shown = set()
+        shown.add(peer.svid_sha256)
+        self._last[peer.spiffe_id] = (address, shown)
         self._last.move_to_end(peer.spiffe_id)
         if len(self._last) > _MOST_KNOWN:
             self._last.popitem(last=False)

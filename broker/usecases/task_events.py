@@ -41,8 +41,8 @@ class TaskEvent:
     lease: Lease | None = None
     cause: EndCause | None = None
     """Of TASK_ENDING."""
-    warning: str = ""
-    """Of WARNING: what was found, in words for the agent."""
+    text: str = ""
+    """Of WARNING: what was found, in words without an argument's value."""
 
 
 class TaskEvents:

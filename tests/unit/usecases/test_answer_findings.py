@@ -288,7 +288,7 @@ async def test_attached_streams_are_warned_in_words(store: SqliteStore, answer: 
         event = queue.get_nowait()
     assert event is not None
     assert event.kind is EventKind.WARNING
-    assert event.warning == "canary: 'spare-keys' was asked for (expected: no use)"
+    assert event.text == "canary: 'spare-keys' was asked for (expected: no use)"
 
 
 async def test_others_are_told_in_the_same_commits(store: SqliteStore) -> None:

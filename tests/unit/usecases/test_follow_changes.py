@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 from broker.domain.audit import AuditKind
 from broker.domain.identifiers import TaskId
+from broker.domain.spiffe import SpiffeId
 from broker.domain.task import EndCause, Outcome
 from broker.ports.following import News
 from broker.usecases.follow_changes import FollowChanges
@@ -42,6 +43,7 @@ class Two:
         self.one = one
         self.other = one.restarted()
         self.feed = Feed(one)
+        self.stale: list[SpiffeId] = []
         self.follow = FollowChanges(
             feed=self.feed,
             store=one.store,
@@ -50,6 +52,7 @@ class Two:
             acquire=one.acquire,
             quarantine=one.quarantine_instances,
             clock=one.clock,
+            stale=self.stale.append,
         )
 
 
@@ -119,3 +122,10 @@ async def test_a_quarantine_is_held_at_once_and_let_go_at_once(broker: Broker) -
     await two.other.quarantine_instances.release(ANN, INSTANCE, "over")
     await two.follow()
     assert not broker.quarantine.holds(OWNER)
+
+
+async def test_the_watch_of_an_instance_that_was_served_elsewhere_is_stale_here(broker: Broker) -> None:
+    two = Two(broker)
+    await two.other.declared()
+    await two.follow()
+    assert set(two.stale) == {OWNER}
