@@ -154,7 +154,7 @@ class Gate(grpc.aio.ServerInterceptor):
         3. there is room for the call          4. the peer is verified, now (R4)
         5. the caller keeps to its rate        6. the caller's deadline has not passed
 
-        From where an instance calls is told between 5 and 6, and waits for nothing.
+        From where an instance calls is told after that, and waits for nothing.
 
         An RPC for operators: 4 comes before 3, because operators have room of their own, and after 5 the operator's
         role is looked at, so that nobody writes more into the audit trail than its rate allows.
@@ -172,9 +172,10 @@ class Gate(grpc.aio.ServerInterceptor):
         try:
             peer = self._verify(method, rule, context)
             self._rate_limit.take(peer.spiffe_id, rule.cost, self._clock.now())
+            time_left = _time_left(context)
             address = address_of(context.peer())
             self._see(peer, address)
-            caller = Caller(peer=peer, address=address, request_id=request_id, time_left=_time_left(context))
+            caller = Caller(peer=peer, address=address, request_id=request_id, time_left=time_left)
 
             def verify_again() -> None:
                 self._verify(method, rule, context)

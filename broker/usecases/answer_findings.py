@@ -100,8 +100,10 @@ class AnswerFindings:
         self._background: set[asyncio.Task[Any]] = set()
         self.tell: Callable[[RecordedFinding, tuple[str, ...]], Sequence[Change]] = lambda _finding, _to: ()
         """What is committed together with a finding, and with what it has come to, to tell others; set by the wiring."""
-        self.heard: Callable[[RecordedFinding], None] = lambda _finding: None
-        """Is told of each finding that was recorded here, and again when it is answered; set by the wiring."""
+        self.on_found: Callable[[RecordedFinding], None] = lambda _finding: None
+        """Is told of each finding that was recorded here; set by the wiring."""
+        self.on_answered: Callable[[RecordedFinding], None] = lambda _finding: None
+        """Is told of each whose answer has taken effect, as this process made durable; set by the wiring."""
 
     async def __call__(
         self, found: Found, *, request_id: str = "", first: Sequence[Change] = ()
@@ -225,7 +227,9 @@ class AnswerFindings:
             for task in plan.held:
                 warned = TaskEvent(kind=EventKind.WARNING, at=recorded.found_at, text=words(found))
                 self._events.publish(task.task_id, warned)
-        self.heard(recorded)
+        self.on_found(recorded)
+        if recorded.answered_at is not None:
+            self.on_answered(recorded)
         if recorded.answered_at is None:
             self._carrying.add(recorded.finding_id)
             self._start(self._carry_out(recorded))
@@ -272,7 +276,7 @@ class AnswerFindings:
             await self._store.commit([change, Append(event=event), *self.tell(done, chosen.tell)])
         except ConflictError:
             return False  # another replica was first
-        self.heard(done)
+        self.on_answered(done)
         return True
 
     def _chosen(self, found: Found, task: Task | None) -> Chosen:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from broker.anomaly.events import Event
 from broker.domain.changes import Change
+from broker.domain.errors import StoreUnavailableError
 from broker.domain.identifiers import TaskId
 from broker.usecases.caller import AskingCaller
 
@@ -39,8 +40,33 @@ class Notices(Protocol):
         ...
 
 
+class NoticedBy:
+    """Implements Notices: passes everything on to whoever the wiring names, once there is one. Until then nothing passes."""
+
+    def __init__(self, by: Notices | None = None) -> None:
+        self.by = by
+
+    async def __call__(
+        self, event: Event, *, request_id: str = "", first: Sequence[Change] = ()
+    ) -> tuple[str, ...]:
+        """As Notices."""
+        if self.by is None:
+            raise StoreUnavailableError
+        return await self.by(event, request_id=request_id, first=first)
+
+    async def quietly(self, event: Event, *, request_id: str = "") -> None:
+        """As Notices."""
+        if self.by is not None:
+            await self.by.quietly(event, request_id=request_id)
+
+    async def too_late(self, caller: AskingCaller, task_id: TaskId) -> None:
+        """As Notices."""
+        if self.by is not None:
+            await self.by.too_late(caller, task_id)
+
+
 class NothingNoticed:
-    """Implements Notices where nobody watches: simulations, measurements, and what is not wired yet."""
+    """Implements Notices where nobody watches: measurements, and tests of something else."""
 
     async def __call__(
         self,

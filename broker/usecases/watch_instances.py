@@ -14,7 +14,6 @@ finds that sees everything. A finding has the same id each time. What is held is
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
@@ -37,8 +36,6 @@ from broker.ports.store import FindingFilter, Store
 from broker.ports.system import Clock
 from broker.usecases.task_work import events_of_instance
 from broker.usecases.usual import Usual
-
-logger = logging.getLogger(__name__)
 
 MOST_WATCHES: Final = 2_000
 """Instances that are watched at once; the one that did nothing for longest goes, and comes back from the store."""
@@ -164,6 +161,11 @@ class WatchInstances:
             held.stale = True
             self._due[instance] = None
 
+    def stale_by_task(self, task_id: TaskId) -> None:
+        """The same, where it is known of which task alone."""
+        for instance in [one for one, held in self._held.items() if task_id in held.positions]:
+            self.stale(instance)
+
     async def look_again(self) -> tuple[Finding, ...]:
         """Make the watches again that may have missed something; what they find.
 
@@ -207,7 +209,8 @@ class WatchInstances:
 
     async def _look_at_one(self, instance: SpiffeId) -> tuple[Finding, ...]:
         async with self._turn(instance):
-            return await self._make(instance, None)
+            held = self._held.get(instance)
+            return () if held is not None and not held.stale else await self._make(instance, None)
 
     async def _make(self, instance: SpiffeId, event: Event | None) -> tuple[Finding, ...]:
         """In the instance's turn."""
@@ -308,10 +311,8 @@ def _follows(held: _Held, event: Event) -> bool:
     """Whether nothing is missing between what was seen and this."""
     if held.stale or (held.last is not None and place_of(event) <= held.last):
         return False
-    if event.kind in _UNSTORED:
-        return False  # rare, and told by other replicas in no other way than by the store
     if event.task_id is None:
-        return True
+        return False  # rare; what other replicas saw of the kind is told by the store alone
     position = held.positions.get(event.task_id)
     if event.kind is EventKind.DECLARED:
         return position is None

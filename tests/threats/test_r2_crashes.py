@@ -24,6 +24,7 @@ ACQUIRE = (
 )
 AUTHORIZE = ("authorize.durable",)
 QUARANTINE = ("quarantine.durable",)
+ANOMALY = ("anomaly.found-durable", "anomaly.taken-effect")
 END = ("end.durable", "revoke.vault-revoked", "revoke.durable")
 
 
@@ -41,7 +42,7 @@ def restart_after_crash(world: World) -> None:
 def test_every_step_is_crashed_at() -> None:
     source = "".join(file.read_text() for file in (REPOSITORY / "broker/usecases").glob("*.py"))
     assert sorted(set(re.findall(r'reached\("([^"]+)"\)', source))) == sorted(
-        DECLARE + ACQUIRE + AUTHORIZE + QUARANTINE + END
+        DECLARE + ACQUIRE + AUTHORIZE + QUARANTINE + ANOMALY + END
     )
 
 

@@ -6,15 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from broker.domain.audit import AuditKind
+from broker.domain.findings import Answer
 from broker.domain.identifiers import TaskId
-from broker.domain.spiffe import SpiffeId
 from broker.domain.task import EndCause, Outcome
 from broker.ports.following import News
 from broker.usecases.follow_changes import FollowChanges
 from broker.usecases.task_events import EventKind, TaskEvent
 from tests.contract.quarantining import INSTANCE
 from tests.fakes.samples import OWNER, a_caller
+from tests.fakes.store import FakeStore
 from tests.unit.usecases.test_quarantine import ANN, impose
+from tests.unit.usecases.watching import a_broker_over, called, declared
 from tests.unit.usecases.wiring import Broker
 
 CALLER = a_caller()
@@ -43,7 +45,6 @@ class Two:
         self.one = one
         self.other = one.restarted()
         self.feed = Feed(one)
-        self.stale: list[SpiffeId] = []
         self.follow = FollowChanges(
             feed=self.feed,
             store=one.store,
@@ -52,7 +53,7 @@ class Two:
             acquire=one.acquire,
             quarantine=one.quarantine_instances,
             clock=one.clock,
-            stale=self.stale.append,
+            watches=one.watches,
         )
 
 
@@ -124,8 +125,10 @@ async def test_a_quarantine_is_held_at_once_and_let_go_at_once(broker: Broker) -
     assert not broker.quarantine.holds(OWNER)
 
 
-async def test_the_watch_of_an_instance_that_was_served_elsewhere_is_stale_here(broker: Broker) -> None:
-    two = Two(broker)
-    await two.other.declared()
+async def test_what_an_instance_did_elsewhere_is_found_here() -> None:
+    two = Two(a_broker_over(FakeStore(), answer=Answer.NOTE))
+    task = await declared(two.one)
+    await called(two.other, task, "spare-keys")  # where nobody watches
+    assert await two.one.notice.look_again() == 0
     await two.follow()
-    assert set(two.stale) == {OWNER}
+    assert await two.one.notice.look_again() == 1

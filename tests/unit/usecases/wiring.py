@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from broker.adapters.catalog.arguments import SchemaArguments
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.store.quarantine import StoredQuarantine
-from broker.anomaly.events import Event
 from broker.domain.audit import AuditRecord, ChainHead, verify_chain
 from broker.domain.catalog import Catalog
-from broker.domain.changes import Change
 from broker.domain.decision import AcquireContext, CallContext, Decision, DeclareContext
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import Lease
@@ -21,7 +19,7 @@ from broker.domain.task import Scope, Task
 from broker.usecases.acquire_credential import AcquireCredential, Acquired
 from broker.usecases.answer_findings import AnswerFindings
 from broker.usecases.authorize_action import AuthorizeAction
-from broker.usecases.caller import AskingCaller, Caller
+from broker.usecases.caller import Caller
 from broker.usecases.chains import Chains
 from broker.usecases.complete_task import CompleteTask
 from broker.usecases.decide_acquisition import Acquisition
@@ -32,7 +30,7 @@ from broker.usecases.keep_task_alive import KeepTaskAlive
 from broker.usecases.list_tools import ListTools
 from broker.usecases.look_at_tasks import LookAtTasks
 from broker.usecases.notice import Notice
-from broker.usecases.noticing import NothingNoticed, Notices
+from broker.usecases.noticing import NothingNoticed, NoticedBy
 from broker.usecases.operate_leases import OperateLeases
 from broker.usecases.quarantine import QuarantineInstances
 from broker.usecases.reconcile import Reconcile
@@ -64,24 +62,6 @@ class FixedCatalog:
 
     def current(self) -> Catalog:
         return self.catalog
-
-
-class NoticedLater:
-    """Implements usecases.noticing.Notices: by nobody, until a test says by whom."""
-
-    def __init__(self) -> None:
-        self.by: Notices = NothingNoticed()
-
-    async def __call__(
-        self, event: Event, *, request_id: str = "", first: Sequence[Change] = ()
-    ) -> tuple[str, ...]:
-        return await self.by(event, request_id=request_id, first=first)
-
-    async def quietly(self, event: Event, *, request_id: str = "") -> None:
-        await self.by.quietly(event, request_id=request_id)
-
-    async def too_late(self, caller: AskingCaller, task_id: TaskId) -> None:
-        await self.by.too_late(caller, task_id)
 
 
 class WatchedPolicy:
@@ -158,7 +138,7 @@ class Broker:
             "steps": steps,
             "timeout": TIMEOUT,
         }
-        self.noticed = noticed = NoticedLater()
+        self.noticed = noticed = NoticedBy(NothingNoticed())
         shared["notice"] = noticed
         self.declare = DeclareTask(**shared)
         self.chains = Chains(store)
