@@ -18,9 +18,6 @@ from statistics import median
 from typing import Any
 
 import grpc
-from broker.usecases.notice import Notice
-from broker.usecases.noticing import NothingNoticed
-from broker.usecases.watch_instances import WatchInstances
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench.authorize import ARGUMENTS, CHAIN, TOOL, policies_text, timed
@@ -49,6 +46,9 @@ from broker.usecases.authorize_action import AuthorizeAction
 from broker.usecases.caller import Caller
 from broker.usecases.chains import Chains
 from broker.usecases.judging import Call
+from broker.usecases.notice import Notice
+from broker.usecases.noticing import NothingNoticed
+from broker.usecases.watch_instances import WatchInstances
 
 
 async def gate_round(channels: list[grpc.aio.Channel]) -> tuple[float, list[float]]:

@@ -42,7 +42,8 @@ from broker.adapters.vault.health import VaultHealth
 from broker.adapters.vault.issuer import VaultCredentialIssuer
 from broker.adapters.vault.login import VaultLogin
 from broker.adapters.vault.view import VaultView
-from broker.bootstrap_signals import NotAnswered, SignalsIn
+from broker.bootstrap_anomalies import Anomalies
+from broker.bootstrap_signals import SignalsIn
 from broker.config.settings import Settings
 from broker.ports.identity import Quarantine
 from broker.ports.observing import Observer
@@ -73,6 +74,7 @@ from broker.usecases.follow_changes import FollowChanges
 from broker.usecases.keep_task_alive import KeepTaskAlive
 from broker.usecases.list_tools import ListTools
 from broker.usecases.look_at_tasks import LookAtTasks
+from broker.usecases.noticing import NoticedBy
 from broker.usecases.operate_leases import OperateLeases
 from broker.usecases.quarantine import QuarantineInstances
 from broker.usecases.reconcile import Reconcile
@@ -85,6 +87,7 @@ from broker.usecases.revoke_leases import RevokeLeases
 from broker.usecases.task_events import TaskEvents
 from broker.usecases.task_grants import TaskGrants
 from broker.usecases.tell_others import TellOthers
+from broker.usecases.watch_instances import WatchInstances
 from broker.usecases.watch_over_tasks import WatchOverTasks
 
 logger = logging.getLogger(__name__)
@@ -199,7 +202,7 @@ class _Broker:
             verifier=verifier,
         )
         policy = BoundedPolicy(CatalogBoundsPolicy(), policies, candidates)
-        chains = Chains(store)
+        chains, noticed = Chains(store), NoticedBy()
         acquire = AcquireCredential(
             store=store,
             catalogs=catalogs,
@@ -212,6 +215,7 @@ class _Broker:
             steps=steps,
             timeout=timeout,
             chains=chains,
+            notice=noticed,
             decided=observing.metrics.decided,
         )
         revoke_leases.being_made = lambda: acquire.being_made
@@ -262,6 +266,20 @@ class _Broker:
             clock=clock,
             steps=steps,
         )
+        anomalies = Anomalies(
+            settings,
+            store=store,
+            catalogs=catalogs,
+            end_task=end_task,
+            end_quarantined=end_quarantined,
+            revoke_leases=revoke_leases,
+            quarantine=quarantine,
+            events=events,
+            clock=clock,
+            steps=steps,
+            metrics=observing.metrics,
+            noticed=noticed,
+        )
         reconcile = Reconcile(
             store=store,
             view=VaultView(as_broker),
@@ -276,7 +294,14 @@ class _Broker:
             if await store.take_turn("reconcile", lasting=_RECONCILE * 1.5):
                 await reconcile.round()
 
-        report_ended = ReportEnded(store=store, end_task=end_task, revoke_leases=revoke_leases, clock=clock)
+        report_ended = ReportEnded(
+            store=store,
+            end_task=end_task,
+            revoke_leases=revoke_leases,
+            clock=clock,
+            notice=noticed,
+            forget=anomalies.see.forget,
+        )
         peers = SvidVerifier(bundle_of=bundle_of, quarantine=quarantine, clock=clock)
         record_refusal = RecordRefusal(store=store, clock=clock)
         rate_limit = RateLimit(
@@ -293,6 +318,7 @@ class _Broker:
             clock=clock,
             ids=ids,
             steps=steps,
+            notice=noticed,
             decided=observing.metrics.decided,
         )
         gate = Gate(
@@ -305,9 +331,10 @@ class _Broker:
             clock=clock,
             ids=ids,
             observer=observing.observer,
+            see=anomalies.see,
         )
         signals = SignalsIn(
-            settings, store=store, catalogs=catalogs, answer_findings=NotAnswered(), clock=clock
+            settings, store=store, catalogs=catalogs, answer_findings=anomalies.answers, clock=clock
         )
         if isinstance(store, SqliteStore):
             store.on_their_way = lambda: gate.calls
@@ -323,6 +350,7 @@ class _Broker:
                     ids=ids,
                     steps=steps,
                     timeout=timeout,
+                    notice=noticed,
                     decided=observing.metrics.decided,
                 ),
                 look=LookAtTasks(store=store),
@@ -346,7 +374,7 @@ class _Broker:
             tools=ToolServicer(
                 list_tools=list_tools,
                 authorize=authorize,
-                report_outcome=ReportOutcome(store=store, clock=clock),
+                report_outcome=ReportOutcome(store=store, clock=clock, notice=noticed),
             ),
             gate=gate,
             tls=server_credentials(identity),
@@ -365,10 +393,12 @@ class _Broker:
             watched=observing.metrics,
         )
         stack.push_async_callback(tell_others.close)
+        anomalies.answers.tell = tell_others.messages_for
 
         # What the process before left half done comes first, before anything new is promised.
         await watch.reclaim()
         await end_quarantined()
+        await anomalies.answers.take_up()
 
         rounds: list[_Round] = [
             ("end-lapsed", watch.end_lapsed, _SWEEP),
@@ -385,7 +415,8 @@ class _Broker:
             ("reconcile", reconcile_in_turn, _RECONCILE),
             ("clock", clock.follow, _REFRESH),
             ("tell-others", tell_others.deliver, _SWEEP),
-            *_following(store, events, grants, acquire, quarantine_instances, clock),
+            *_following(store, events, grants, acquire, quarantine_instances, clock, anomalies.watches),
+            *anomalies.rounds(),
             *signals.rounds(),
             *observing.rounds(
                 server=server,
@@ -438,7 +469,11 @@ class _Broker:
             new.write_text(f"{host}:{server.port}\n")
             new.replace(settings.address_file)
         drains = [quarantine_instances.drain, report_ended.drain, revoke_leases.drain, keep_alive.drain]
-        return cls(server, [acquire.drain, complete.drain, *drains], [authzen, events_door])
+        return cls(
+            server,
+            [acquire.drain, complete.drain, anomalies.drain, *drains],
+            [authzen, events_door],
+        )
 
 
 async def _state(
@@ -466,6 +501,7 @@ def _following(  # noqa: PLR0913, PLR0917 - whoever has something in memory
     acquire: AcquireCredential,
     quarantine: QuarantineInstances,
     clock: Clock,
+    watches: WatchInstances,
 ) -> list[_Round]:
     """What listens to other replicas, where there can be any."""
     if isinstance(store, SqliteStore):
@@ -478,6 +514,7 @@ def _following(  # noqa: PLR0913, PLR0917 - whoever has something in memory
         acquire=acquire,
         quarantine=quarantine,
         clock=clock,
+        watches=watches,
     )
     return [("follow-changes", follow_changes, _SWEEP)]
 

@@ -14,8 +14,6 @@ from broker.adapters.jose.security_events import IssuerKeys, SetVerifier
 from broker.adapters.spire.https_tls import https_context
 from broker.adapters.spire.identity import WorkloadIdentity
 from broker.config.settings import Settings
-from broker.domain.errors import StoreUnavailableError
-from broker.domain.findings import Found, RecordedFinding
 from broker.ports.observing import Observer
 from broker.ports.policy import CatalogSource
 from broker.ports.store import Store
@@ -30,15 +28,6 @@ from broker.usecases.report_signal import AnswersFindings, ReportSignal
 logger = logging.getLogger(__name__)
 
 _LOOK: Final = timedelta(seconds=5)
-
-
-class NotAnswered:
-    """Stands where nothing records findings: a signal is refused, to be sent again."""
-
-    async def __call__(self, found: Found, *, request_id: str = "") -> RecordedFinding:
-        """See AnswersFindings."""
-        del found, request_id
-        raise StoreUnavailableError
 
 
 class SignalsIn:
