@@ -135,6 +135,14 @@ class AnswerFindings:
                 answered += await self._carry_on(recorded)
         return answered
 
+    async def receivers_of(self, recorded: RecordedFinding) -> tuple[str, ...]:
+        """Whom the rule names that the catalog has for it now.
+
+        Raises:
+            StoreUnavailableError: its task cannot be read.
+        """
+        return self._chosen(recorded.found, await self._task_of(recorded.found)).tell
+
     async def drain(self) -> None:
         """Wait for what is under way."""
         while self._background:
