@@ -13,12 +13,13 @@ from broker.anomaly.findings import DetectorName
 from broker.config.catalog import load_catalog
 from broker.config.catalog_answers import RULES
 from broker.config.reading import ConfigError, Problem
-from broker.domain.answers import AnswerRule, Chosen
+from broker.domain.answers import DEFAULT_RULES, AnswerRule, Chosen
 from broker.domain.findings import Answer, Found, Severity
 from tests.fakes.samples import OWNER, TASK
 from tests.fakes.system import NOON
 from tests.unit.config.texts import CATALOG, write
 
+REPOSITORY = Path(__file__).parents[3]
 ANSWERS = """\
 answers:
   - do: freeze
@@ -212,9 +213,28 @@ def test_the_digest_is_of_the_rules_and_their_order_as_well(tmp_path: Path) -> N
 
 def test_every_rule_of_every_detector_is_known_by_name() -> None:
     assert set(RULES) == set(DetectorName)
-    folder = Path(__file__).parents[3] / "broker/anomaly"
+    folder = REPOSITORY / "broker/anomaly"
     written = {
         name for file in folder.glob("*.py") for name in re.findall(r'\brule="([a-z-]+)"', file.read_text())
     }
     assert written
     assert written <= {name for names in RULES.values() for name in names}
+
+
+def test_the_defaults_stand_in_the_documentation() -> None:
+    text = (
+        (REPOSITORY / "docs/anomalies.md").read_text().split("## What is done\n", 1)[1].split("\n## ", 1)[0]
+    )
+    table = text.split("| severity | confidence | answer |\n| --- | --- | --- |\n", 1)[1].split("\n\n", 1)[0]
+    assert table.splitlines() == [
+        f"| {_these(rule.severity)} | {f'{rule.confidence:g} or more' if rule.confidence else 'any'} "
+        f"| `{rule.answer.value}` |"
+        for rule in DEFAULT_RULES
+    ]
+    for answer in Answer:
+        assert f"| `{answer.value}` | " in text
+
+
+def _these(least: Severity) -> str:
+    found = [one.value for one in Severity if one.rank >= least.rank]
+    return "any" if len(found) == len(Severity) else ", ".join(found)
