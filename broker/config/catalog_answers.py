@@ -6,14 +6,17 @@ below one that takes everything it fits.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from types import MappingProxyType
+from typing import Annotated, Final, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 from ruamel.yaml.comments import CommentedMap
 
 from broker.anomaly.findings import DetectorName
+from broker.anomaly.meters import Meter
+from broker.anomaly.traits import COMBINATIONS
 from broker.config.fields import Name
 from broker.config.reading import Problem, line_of, suggestion
 from broker.domain.answers import AnswerRule, Answers
@@ -21,6 +24,24 @@ from broker.domain.findings import SIGNAL, Answer, Severity
 
 DETECTORS: Final = (*(one.value for one in DetectorName), SIGNAL)
 """Who can say that something was found."""
+RULES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        DetectorName.RETRY_STORM.value: frozenset({"refused-again", "failed-again", "probing"}),
+        DetectorName.PIVOT.value: frozenset({"another-way"}),
+        DetectorName.ESCALATION.value: frozenset(
+            {*(one.name for one in COMBINATIONS), "above-usual", "climbs", "environment", "moved"}
+        ),
+        DetectorName.DRIFT.value: frozenset({"unlikely-order"}),
+        DetectorName.VOLUME.value: frozenset(
+            f"{meter.value}{kind}" for meter in Meter for kind in ("", "-over-tasks", "-unknown")
+        ),
+        DetectorName.IDENTITY_MISUSE.value: frozenset(
+            {"two-places", "two-keys", "in-turns", "after-instance", "outside-task"}
+        ),
+        DetectorName.CANARY.value: frozenset({"touched"}),
+    }
+)
+"""The rules of each detector. What a signal reports is not known here."""
 
 
 def _detector(name: str) -> str:
@@ -35,7 +56,6 @@ def _detector(name: str) -> str:
 _Detector = Annotated[
     str, AfterValidator(_detector), WithJsonSchema({"type": "string", "enum": list(DETECTORS)})
 ]
-_RuleName = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class AnswerModel(BaseModel):
@@ -47,10 +67,21 @@ class AnswerModel(BaseModel):
     severity: Severity = Severity.LOW
     confidence: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.0
     detectors: Annotated[list[_Detector], Field(max_length=64)] = []
-    rules: Annotated[list[_RuleName], Field(max_length=64)] = []
+    rules: Annotated[list[Name], Field(max_length=64)] = []
     agent_classes: Annotated[list[Name], Field(max_length=200)] = []
     task_types: Annotated[list[Name], Field(max_length=200)] = []
     tell: Annotated[list[Name], Field(max_length=16)] = []
+
+    @model_validator(mode="after")
+    def _known_rules(self) -> Self:
+        if not self.detectors or SIGNAL in self.detectors:
+            return self
+        known = {rule for detector in self.detectors for rule in RULES[detector]}
+        for name in self.rules:
+            if name not in known:
+                message = f"rules: {' and '.join(self.detectors)} has no rule {name!r}{suggestion(name, known)}: correct the name"
+                raise ValueError(message)
+        return self
 
     def domain(self) -> AnswerRule:
         """As the domain has it."""
