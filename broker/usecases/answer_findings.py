@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
+from broker.anomaly.findings import DetectorName
 from broker.domain.answers import Chosen
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.changes import AddQuarantine, AnswerFinding, Append, Change, HoldTask, RecordFinding
@@ -353,10 +354,12 @@ class AnswerFindings:
 def words(found: Found) -> str:
     """A finding in words for the agent that it is about.
 
-    What others report is not repeated: to a model, an outsider's words could be an order.
+    What others report is not repeated: to a model, an outsider's words could be an order. Nor is a canary given away.
     """
     if found.detector == SIGNAL:
         return f"{found.detector}: reported from outside the broker"
+    if found.detector == DetectorName.CANARY:
+        return "something was asked for that this task does not need"
     return f"{found.detector}: {found.happened} (expected: {found.expected})"
 
 
