@@ -143,6 +143,27 @@ def test_a_crash_between_a_quarantine_and_what_it_ends_is_made_good(world: World
         assert operator.call("Release", undo).ok
 
 
+@pytest.mark.parametrize("step", ANOMALY)
+def test_a_crash_between_a_finding_and_its_answer_is_made_good(world: World, step: str) -> None:
+    crash(world, step)
+    svid = world.svid()
+    with world.calling(svid) as caller:
+        task_id = world.declare(caller)
+        held = [world.acquire(caller, task_id) for _ in range(2)]
+        out_of_reach = tools_pb2.AuthorizeActionRequest(
+            task_id=task_id, call=tools_pb2.Call(tool="read-mail")
+        )
+        for _ in range(20):  # a retry storm; its answer is to end the task
+            if world.stack.is_running("broker"):
+                caller.call("AuthorizeAction", out_of_reach)
+    restart_after_crash(world)
+    until(lambda: not any(world.lets_in(credential) for credential in held), "revoked")
+    until(lambda: world.kinds(task_id).count("anomaly.answered") == 1, "answered")
+    assert world.kinds(task_id).count("anomaly.found") == 1
+    assert world.rows("SELECT end_cause FROM tasks WHERE task_id = ?", task_id) == [("anomaly",)]
+    assert world.users() == set()
+
+
 def test_a_doubtful_credential_beside_live_ones_ends_with_them(world: World) -> None:
     crash(world, "acquire.vault-issued:3")
     svid = world.svid()
