@@ -20,6 +20,7 @@ from broker.adapters.observe.traces import Traces
 from broker.adapters.policy.bounded import BoundedPolicy
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.policy.files import CandidateFiles, PolicyFiles
+from broker.adapters.signals.building import receivers_of
 from broker.adapters.spire.https_tls import https_context, shown_by
 from broker.adapters.spire.identity import TrustBundle, WorkloadIdentity
 from broker.adapters.spire.jwt_bundles import JwtBundle, JwtBundles
@@ -42,6 +43,7 @@ from broker.adapters.vault.issuer import VaultCredentialIssuer
 from broker.adapters.vault.login import VaultLogin
 from broker.adapters.vault.view import VaultView
 from broker.bootstrap_anomalies import Anomalies
+from broker.bootstrap_signals import SignalsIn
 from broker.config.settings import Settings
 from broker.ports.identity import Quarantine
 from broker.ports.observing import Observer
@@ -51,6 +53,7 @@ from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate, JwtDoor
 from broker.server.https.door import HttpsDoor
 from broker.server.https.endpoints import Endpoint
+from broker.server.https.open_door import OpenDoor
 from broker.server.instances import InstanceServicer
 from broker.server.leases import LeaseServicer
 from broker.server.quarantines import QuarantineServicer
@@ -83,6 +86,7 @@ from broker.usecases.report_outcome import ReportOutcome
 from broker.usecases.revoke_leases import RevokeLeases
 from broker.usecases.task_events import TaskEvents
 from broker.usecases.task_grants import TaskGrants
+from broker.usecases.tell_others import TellOthers
 from broker.usecases.watch_instances import WatchInstances
 from broker.usecases.watch_over_tasks import WatchOverTasks
 
@@ -126,16 +130,16 @@ class _Broker:
         self,
         server: GrpcServer,
         drains: list[Callable[[], Coroutine[Any, Any, object]]],
-        authzen: HttpsDoor | None,
+        doors: Sequence[HttpsDoor | OpenDoor | None],
     ) -> None:
         self.server = server
         self._drains = drains
-        self._authzen = authzen
+        self._doors = [door for door in doors if door is not None]
 
     async def stop(self, grace: timedelta) -> None:
         drains: list[Callable[[], Awaitable[object]]] = [*self._drains]
-        if self._authzen is not None:  # beside the other door: both close at once
-            closed = asyncio.ensure_future(self._authzen.stop(grace))
+        if self._doors:  # beside gRPC's: all close at once
+            closed = asyncio.gather(*(door.stop(grace) for door in self._doors))
             drains.insert(0, lambda: closed)
         await self.server.stop(grace=grace, drains=drains)
 
@@ -144,10 +148,13 @@ class _Broker:
         cls, settings: Settings, stack: contextlib.AsyncExitStack, steps: Steps
     ) -> _Broker:
         ids, events = RandomIds(), TaskEvents()
-        catalogs = CatalogFiles(settings.catalog, trust_domain=settings.trust_domain)
+        catalogs = CatalogFiles(
+            settings.catalog, trust_domain=settings.trust_domain, receivers=settings.tell.keys()
+        )
         policies = PolicyFiles(settings.policies, catalogs)
         candidates = CandidateFiles(settings.shadow_policies, catalogs) if settings.shadow_policies else None
         store, clock = await _state(settings, stack)
+        receivers = receivers_of(settings.tell, clock)
         quarantine = StoredQuarantine(store)
         await quarantine.refresh()
 
@@ -326,6 +333,9 @@ class _Broker:
             observer=observing.observer,
             see=anomalies.see,
         )
+        signals = SignalsIn(
+            settings, store=store, catalogs=catalogs, answer_findings=anomalies.answers, clock=clock
+        )
         if isinstance(store, SqliteStore):
             store.on_their_way = lambda: gate.calls
         server = GrpcServer(
@@ -360,6 +370,7 @@ class _Broker:
                 leases=OperateLeases(store=store, revoke_leases=revoke_leases, clock=clock),
                 reconcile=reconcile,
             ),
+            signals=signals.servicer,
             tools=ToolServicer(
                 list_tools=list_tools,
                 authorize=authorize,
@@ -372,6 +383,17 @@ class _Broker:
             jwt_listen=jwt_listen,
             max_message_bytes=settings.limits.max_message_bytes,
         )
+
+        tell_others = TellOthers(
+            store=store,
+            receivers=receivers,
+            clock=clock,
+            ids=ids,
+            actor=settings.own_id,
+            watched=observing.metrics,
+        )
+        stack.push_async_callback(tell_others.close)
+        anomalies.answers.tell = tell_others.messages_for
 
         # What the process before left half done comes first, before anything new is promised.
         await watch.reclaim()
@@ -392,8 +414,10 @@ class _Broker:
             ("quarantine", quarantine_instances.follow, _REFRESH),
             ("reconcile", reconcile_in_turn, _RECONCILE),
             ("clock", clock.follow, _REFRESH),
+            ("tell-others", tell_others.deliver, _SWEEP),
             *_following(store, events, grants, acquire, quarantine_instances, clock, anomalies.watches),
             *anomalies.rounds(),
+            *signals.rounds(),
             *observing.rounds(
                 server=server,
                 store=store,
@@ -429,6 +453,9 @@ class _Broker:
                 observer=observing.observer,
             ),
         )
+        events_door = await signals.open(
+            stack, identity=identity, stopping=gate.stopping, ids=ids, observer=observing.observer
+        )
         await server.start()
         work = [asyncio.create_task(login.keep(), name="vault-login")]
         work += [
@@ -442,7 +469,11 @@ class _Broker:
             new.write_text(f"{host}:{server.port}\n")
             new.replace(settings.address_file)
         drains = [quarantine_instances.drain, report_ended.drain, revoke_leases.drain, keep_alive.drain]
-        return cls(server, [acquire.drain, complete.drain, anomalies.drain, *drains], authzen)
+        return cls(
+            server,
+            [acquire.drain, complete.drain, anomalies.drain, *drains],
+            [authzen, events_door],
+        )
 
 
 async def _state(

@@ -52,9 +52,11 @@ _ACTIONS: Final = ("action.allowed", "action.denied", "task.ending", "lease.revo
 _QUARANTINES: Final = "/broker.api.v1.QuarantineService/"
 _INSTANCES: Final = "/broker.api.v1.InstanceService/"
 _LEASES: Final = "/broker.api.v1.LeaseService/"
+_SIGNALS: Final = "/broker.api.v1.SignalService/"
 _LOOKING: Final = frozenset({OperatorRole.VIEWER, OperatorRole.OPERATOR})
 _ACTING: Final = frozenset({OperatorRole.OPERATOR})
 _REGISTERING: Final = frozenset({OperatorRole.REGISTRAR})
+_SIGNALLING: Final = frozenset({OperatorRole.SIGNALLER})
 
 RPCS: Final[Mapping[str, RpcRule]] = MappingProxyType(
     {
@@ -150,6 +152,22 @@ RPCS: Final[Mapping[str, RpcRule]] = MappingProxyType(
             cost=4,
             audited=("instance.ended", "operator.refused", "task.ending", "lease.revoked", "task.ended"),
             roles=_REGISTERING,
+        ),
+        _SIGNALS + "ReportSignal": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=(
+                "signal.received",
+                "anomaly.found",
+                "anomaly.answered",
+                "operator.refused",
+                "quarantine.imposed",
+                "task.ending",
+                "lease.revoked",
+                "task.ended",
+            ),
+            roles=_SIGNALLING,
         ),
         "/grpc.health.v1.Health/Check": RpcRule(caller=CallerKind.INSTANCE, action="-", cost=1, audited=()),
         "/grpc.health.v1.Health/Watch": RpcRule(caller=CallerKind.INSTANCE, action="-", cost=2, audited=()),

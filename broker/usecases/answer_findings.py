@@ -28,7 +28,7 @@ from broker.domain.answers import Chosen
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.changes import AddQuarantine, AnswerFinding, Append, Change, HoldTask, RecordFinding
 from broker.domain.errors import BrokerError, StoreUnavailableError
-from broker.domain.findings import Answer, Found, Hold, RecordedFinding
+from broker.domain.findings import SIGNAL, Answer, Found, Hold, RecordedFinding
 from broker.domain.identifiers import FindingId
 from broker.domain.quarantine import Quarantine, QuarantineTarget, TargetKind
 from broker.domain.spiffe import AgentIdentity, SpiffeId
@@ -347,7 +347,12 @@ class AnswerFindings:
 
 
 def words(found: Found) -> str:
-    """A finding in words for the agent that it is about."""
+    """A finding in words for the agent that it is about.
+
+    What others report is not repeated: to a model, an outsider's words could be an order.
+    """
+    if found.detector == SIGNAL:
+        return f"{found.detector}: reported from outside the broker"
     return f"{found.detector}: {found.happened} (expected: {found.expected})"
 
 

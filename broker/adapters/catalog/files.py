@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from broker.config.catalog import catalog_files, load_catalog
 from broker.config.reading import ConfigError, fingerprint
+from broker.config.telling import check_told
 from broker.domain.catalog import Catalog
 
 logger = logging.getLogger(__name__)
@@ -19,8 +21,12 @@ logger = logging.getLogger(__name__)
 class CatalogFiles:
     """See the module."""
 
-    def __init__(self, path: Path, *, trust_domain: str | None = None) -> None:
+    def __init__(
+        self, path: Path, *, trust_domain: str | None = None, receivers: Collection[str] | None = None
+    ) -> None:
         """Read the catalog for the first time; `trust_domain` is the broker's own (see load_catalog).
+
+        With `receivers`, rules for answers may name these and no others.
 
         Raises:
             ConfigError: it cannot be used.
@@ -28,7 +34,8 @@ class CatalogFiles:
         self._path = path
         self._trust_domain = trust_domain
         self._seen = self._fingerprint()
-        self._catalog = load_catalog(path, trust_domain=trust_domain)
+        self._receivers = receivers
+        self._catalog = self._load()
 
     def current(self) -> Catalog:
         """The newest catalog that could be used."""
@@ -41,7 +48,7 @@ class CatalogFiles:
             return False
         self._seen = seen
         try:
-            catalog = await asyncio.to_thread(load_catalog, self._path, trust_domain=self._trust_domain)
+            catalog = await asyncio.to_thread(self._load)
         except ConfigError as error:
             logger.error(
                 "the changed catalog is REFUSED, the one before it stays (%s):\n%s",
@@ -54,6 +61,12 @@ class CatalogFiles:
         logger.warning("catalog changed: %s is now %s", self._catalog.digest[:12], catalog.digest[:12])
         self._catalog = catalog
         return True
+
+    def _load(self) -> Catalog:
+        catalog = load_catalog(self._path, trust_domain=self._trust_domain)
+        if self._receivers is not None:
+            check_told(catalog.answers, self._receivers, self._path)
+        return catalog
 
     def _fingerprint(self) -> str:
         return fingerprint(lambda: catalog_files(self._path), ConfigError)
