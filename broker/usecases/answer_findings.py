@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
+from broker.anomaly.findings import DetectorName
 from broker.domain.answers import Chosen
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.changes import AddQuarantine, AnswerFinding, Append, Change, HoldTask, RecordFinding
@@ -134,6 +135,14 @@ class AnswerFindings:
             if recorded.finding_id not in self._carrying:
                 answered += await self._carry_on(recorded)
         return answered
+
+    async def receivers_of(self, recorded: RecordedFinding) -> tuple[str, ...]:
+        """Whom the rule names that the catalog has for it now.
+
+        Raises:
+            StoreUnavailableError: its task cannot be read.
+        """
+        return self._chosen(recorded.found, await self._task_of(recorded.found)).tell
 
     async def drain(self) -> None:
         """Wait for what is under way."""
@@ -349,10 +358,12 @@ class AnswerFindings:
 def words(found: Found) -> str:
     """A finding in words for the agent that it is about.
 
-    What others report is not repeated: to a model, an outsider's words could be an order.
+    What others report is not repeated: to a model, an outsider's words could be an order. Nor is a canary given away.
     """
     if found.detector == SIGNAL:
         return f"{found.detector}: reported from outside the broker"
+    if found.detector == DetectorName.CANARY:
+        return "something was asked for that this task does not need"
     return f"{found.detector}: {found.happened} (expected: {found.expected})"
 
 

@@ -258,8 +258,7 @@ def test_who_goes_wrong_loses_everything_and_others_go_on(
             assert findings(watched, good) == set()
         session.close()
         undisturbed.close()
-    kinds = watched.kinds(task_id)
-    assert "lease.revoked" in kinds
+    until(lambda: "lease.revoked" in watched.kinds(task_id), "that is in the audit trail", patience=QUICKLY)
     until(
         lambda: (
             watched.rows("SELECT 1 FROM findings WHERE instance = ? AND answered_at IS NULL", bad.spiffe_id)
