@@ -148,10 +148,9 @@ def drifts(_world: World, caller: Caller, _svid: Svid, task_id: str) -> None:
 
 
 def scrapes(_world: World, caller: Caller, _svid: Svid, task_id: str) -> None:
-    for _ in range(60):
-        for tool in USUAL:
-            if not call(caller, task_id, tool).ok:
-                return
+    for _ in range(200):
+        if not call(caller, task_id, "read-a").ok:
+            return
 
 
 def uses_what_is_over(world: World, caller: Caller, _svid: Svid, _task_id: str) -> None:
