@@ -244,6 +244,24 @@ class QuarantineNotFoundError(NotFoundError):
         super().__init__("no such quarantine")
 
 
+class FindingNotFoundError(NotFoundError):
+    """No such finding."""
+
+    reason = "FINDING_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("no such finding")
+
+
+class HoldNotFoundError(NotFoundError):
+    """The task is not on hold, or no longer active."""
+
+    reason = "HOLD_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("the task is not on hold, or no longer active")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldViolation:
     """One field that is not acceptable: its path in the request, and what to do about it."""
