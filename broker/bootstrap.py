@@ -45,6 +45,7 @@ from broker.config.settings import Settings
 from broker.ports.identity import Quarantine
 from broker.ports.observing import Observer
 from broker.ports.system import Clock, Steps
+from broker.server.anomalies import AnomalyServicer
 from broker.server.authzen import Authzen
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate, JwtDoor
@@ -70,6 +71,7 @@ from broker.usecases.follow_changes import FollowChanges
 from broker.usecases.keep_task_alive import KeepTaskAlive
 from broker.usecases.list_tools import ListTools
 from broker.usecases.look_at_tasks import LookAtTasks
+from broker.usecases.operate_findings import OperateFindings
 from broker.usecases.operate_leases import OperateLeases
 from broker.usecases.quarantine import QuarantineInstances
 from broker.usecases.reconcile import Reconcile
@@ -332,6 +334,7 @@ class _Broker:
                 leases=OperateLeases(store=store, revoke_leases=revoke_leases, clock=clock),
                 reconcile=reconcile,
             ),
+            anomalies=AnomalyServicer(findings=OperateFindings(store=store, clock=clock)),
             tools=ToolServicer(
                 list_tools=list_tools,
                 authorize=authorize,

@@ -52,6 +52,7 @@ _ACTIONS: Final = ("action.allowed", "action.denied", "task.ending", "lease.revo
 _QUARANTINES: Final = "/broker.api.v1.QuarantineService/"
 _INSTANCES: Final = "/broker.api.v1.InstanceService/"
 _LEASES: Final = "/broker.api.v1.LeaseService/"
+_ANOMALIES: Final = "/broker.api.v1.AnomalyService/"
 _LOOKING: Final = frozenset({OperatorRole.VIEWER, OperatorRole.OPERATOR})
 _ACTING: Final = frozenset({OperatorRole.OPERATOR})
 _REGISTERING: Final = frozenset({OperatorRole.REGISTRAR})
@@ -150,6 +151,41 @@ RPCS: Final[Mapping[str, RpcRule]] = MappingProxyType(
             cost=4,
             audited=("instance.ended", "operator.refused", "task.ending", "lease.revoked", "task.ended"),
             roles=_REGISTERING,
+        ),
+        _ANOMALIES + "ListFindings": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("anomaly.listed", "operator.refused"),
+            roles=_LOOKING,
+        ),
+        _ANOMALIES + "GetFinding": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("anomaly.listed", "operator.refused"),
+            roles=_LOOKING,
+        ),
+        _ANOMALIES + "MarkFinding": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("anomaly.marked", "operator.refused"),
+            roles=_ACTING,
+        ),
+        _ANOMALIES + "LiftHold": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("hold.lifted", "operator.refused"),
+            roles=_ACTING,
+        ),
+        _ANOMALIES + "WatchFindings": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("anomaly.listed", "operator.refused"),
+            roles=_LOOKING,
         ),
         "/grpc.health.v1.Health/Check": RpcRule(caller=CallerKind.INSTANCE, action="-", cost=1, audited=()),
         "/grpc.health.v1.Health/Watch": RpcRule(caller=CallerKind.INSTANCE, action="-", cost=2, audited=()),

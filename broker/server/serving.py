@@ -12,6 +12,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from broker.api.v1 import (
+    anomalies_pb2,
+    anomalies_pb2_grpc,
     credentials_pb2,
     credentials_pb2_grpc,
     instances_pb2,
@@ -25,6 +27,7 @@ from broker.api.v1 import (
     tools_pb2,
     tools_pb2_grpc,
 )
+from broker.server.anomalies import AnomalyServicer
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate
 from broker.server.instances import InstanceServicer
@@ -47,6 +50,7 @@ SERVICES = (
     instances_pb2.DESCRIPTOR.services_by_name["InstanceService"].full_name,
     leases_pb2.DESCRIPTOR.services_by_name["LeaseService"].full_name,
     tools_pb2.DESCRIPTOR.services_by_name["ToolService"].full_name,
+    anomalies_pb2.DESCRIPTOR.services_by_name["AnomalyService"].full_name,
 )
 
 
@@ -78,6 +82,7 @@ class GrpcServer:
         instances: InstanceServicer,
         leases: LeaseServicer,
         tools: ToolServicer,
+        anomalies: AnomalyServicer,
         gate: Gate,
         tls: grpc.ServerCredentials,
         listen: str,
@@ -108,6 +113,7 @@ class GrpcServer:
         instances_pb2_grpc.add_InstanceServiceServicer_to_server(instances, self._server)  # type: ignore[no-untyped-call]
         leases_pb2_grpc.add_LeaseServiceServicer_to_server(leases, self._server)  # type: ignore[no-untyped-call]
         tools_pb2_grpc.add_ToolServiceServicer_to_server(tools, self._server)  # type: ignore[no-untyped-call]
+        anomalies_pb2_grpc.add_AnomalyServiceServicer_to_server(anomalies, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

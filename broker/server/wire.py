@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from broker.api.v1 import credentials_pb2, leases_pb2, operators_pb2, tasks_pb2
 from broker.domain.catalog import Destination
+from broker.domain.findings import Hold
 from broker.domain.lease import Lease, LeaseState
 from broker.domain.quarantine import QuarantineTarget, TargetKind
 from broker.domain.task import EndCause, Outcome, Task, TaskState
@@ -40,6 +41,11 @@ _CAUSES: Final = {
     EndCause.INSTANCE_GONE: tasks_pb2.TASK_END_CAUSE_INSTANCE_GONE,
     EndCause.SVID_EXPIRED: tasks_pb2.TASK_END_CAUSE_SVID_EXPIRED,
     EndCause.FINGERPRINT_CHANGED: tasks_pb2.TASK_END_CAUSE_FINGERPRINT_CHANGED,
+    EndCause.ANOMALY: tasks_pb2.TASK_END_CAUSE_ANOMALY,
+}
+_HOLDS: Final = {
+    Hold.APPROVAL: tasks_pb2.TASK_HOLD_APPROVAL,
+    Hold.FROZEN: tasks_pb2.TASK_HOLD_FROZEN,
 }
 _OUTCOMES: Final = {
     Outcome.SUCCEEDED: tasks_pb2.TASK_OUTCOME_SUCCEEDED,
@@ -56,6 +62,7 @@ EVENT_KINDS: Final = {
     EventKind.LEASE_REVOKED: tasks_pb2.AttachTaskResponse.KIND_LEASE_REVOKED,
     EventKind.TASK_ENDING: tasks_pb2.AttachTaskResponse.KIND_TASK_ENDING,
     EventKind.TASK_ENDED: tasks_pb2.AttachTaskResponse.KIND_TASK_ENDED,
+    EventKind.WARNING: tasks_pb2.AttachTaskResponse.KIND_WARNING,
 }
 
 
@@ -127,6 +134,8 @@ def task_message(task: Task, leases: Sequence[Lease] = ()) -> tasks_pb2.Task:
         ended_at=timestamp(task.ended_at),
         leases=[lease_message(lease) for lease in leases],
     )
+    if task.hold is not None:
+        message.hold = _HOLDS[task.hold]
     if task.end is not None:
         message.end_cause = _CAUSES[task.end.cause]
         if task.end.outcome is not None:

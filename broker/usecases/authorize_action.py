@@ -44,6 +44,8 @@ class Authorization:
     decision: Decision
     expected: frozenset[str]
     obligations: Obligations
+    warnings: tuple[str, ...] = ()
+    """What was found because of it and is answered with a warning, in words."""
 
 
 class AuthorizeAction:

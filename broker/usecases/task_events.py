@@ -29,6 +29,8 @@ class EventKind(StrEnum):
     LEASE_REVOKED = "lease-revoked"
     TASK_ENDING = "task-ending"
     TASK_ENDED = "task-ended"
+    WARNING = "warning"
+    """Something was found, and the task goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,8 @@ class TaskEvent:
     lease: Lease | None = None
     cause: EndCause | None = None
     """Of TASK_ENDING."""
+    text: str = ""
+    """Of WARNING: what was found, in words."""
 
 
 class TaskEvents:

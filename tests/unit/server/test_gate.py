@@ -31,7 +31,7 @@ from tests.unit.server.served import (
     an_acquisition,
 )
 
-STREAMS = {TASKS + "AttachTask", HEALTH + "Watch", REFLECTION}
+STREAMS = {TASKS + "AttachTask", HEALTH + "Watch", REFLECTION, ANOMALIES + "WatchFindings"}
 PLANTED = "hvs.planted-vault-token"
 
 

@@ -28,6 +28,7 @@ from broker.usecases.end_task import EndTask
 from broker.usecases.keep_task_alive import KeepTaskAlive
 from broker.usecases.list_tools import ListTools
 from broker.usecases.look_at_tasks import LookAtTasks
+from broker.usecases.operate_findings import OperateFindings
 from broker.usecases.operate_leases import OperateLeases
 from broker.usecases.quarantine import QuarantineInstances
 from broker.usecases.reconcile import Reconcile
@@ -188,6 +189,7 @@ class Broker:
             store=store, end_task=self.end_task, revoke_leases=revoke_leases, clock=clock
         )
         self.operate_leases = OperateLeases(store=store, revoke_leases=revoke_leases, clock=clock)
+        self.operate_findings = OperateFindings(store=store, clock=clock)
         self.view = FakeView(issuer)
         self.reconcile = Reconcile(
             store=store,
