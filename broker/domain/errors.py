@@ -259,7 +259,7 @@ class HoldNotFoundError(NotFoundError):
     reason = "HOLD_NOT_FOUND"
 
     def __init__(self) -> None:
-        super().__init__("the task is not on hold, or no longer active")
+        super().__init__("no such hold")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,4 +65,4 @@ class AnomalyServicer(anomalies_pb2_grpc.AnomalyServiceServicer):
         findings = self._findings.watch(admitted_operator(), wire.watching(request))
         async with contextlib.aclosing(findings):
             async for one in findings:
-                yield anomalies_pb2.WatchFindingsResponse(finding=wire.finding_message(one))
+                yield wire.watched_message(one)

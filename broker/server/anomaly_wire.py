@@ -11,6 +11,7 @@ from broker.domain.spiffe import AgentIdentity, InvalidSpiffeIdError, SpiffeId
 from broker.ports.store import FindingFilter
 from broker.server.bounds import DEFAULT_PAGE, IDENTIFIER, MAX_PAGE, MAX_REASON, MAX_TOKEN, Problems
 from broker.server.wire import timestamp
+from broker.usecases.operate_findings import Watched
 
 SEVERITIES: Final = {
     Severity.LOW: anomalies_pb2.ANOMALY_SEVERITY_LOW,
@@ -63,6 +64,13 @@ def finding_message(recorded: RecordedFinding) -> anomalies_pb2.AnomalyFinding:
         answered_at=timestamp(recorded.answered_at),
         mark=MARKS[recorded.mark],
         marked_by=recorded.marked_by,
+    )
+
+
+def watched_message(watched: Watched) -> anomalies_pb2.WatchFindingsResponse:
+    """One item of a stream."""
+    return anomalies_pb2.WatchFindingsResponse(
+        finding=None if watched.finding is None else finding_message(watched.finding), number=watched.number
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -34,6 +35,16 @@ MOST_AT_ONCE: Final = 200
 """Findings that one look takes."""
 MOST_AWAITED: Final = 256
 """Findings without an answer that a watcher remembers: the newest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """One item of what a watcher sees."""
+
+    finding: RecordedFinding | None
+    """None in the first, which says where it begins."""
+    number: int
+    """Every finding up to this one was seen, or not asked for."""
 
 
 class OperateFindings:
@@ -111,8 +122,9 @@ class OperateFindings:
         except ConflictError as error:
             raise HoldNotFoundError from error
 
-    async def watch(self, caller: OperatorCaller, after: int | None) -> AsyncGenerator[RecordedFinding]:
-        """Yield findings beyond that number, or from now on, in order; and each again once it is answered.
+    async def watch(self, caller: OperatorCaller, after: int | None) -> AsyncGenerator[Watched]:
+        """Yield where it begins; then findings beyond that number, or from now on, in order, and each again once it is
+        answered.
 
         Raises:
             OverloadedError: as many watch as may.
@@ -121,11 +133,12 @@ class OperateFindings:
         with self._watching():
             number = await self._store.newest_finding() if after is None else after
             await self._looked(caller, facts={"watching_after": number})
+            yield Watched(finding=None, number=number)
             awaited: dict[FindingId, None] = {}
             while True:
                 for finding_id in await self._answered(awaited):
                     del awaited[finding_id]
-                    yield await self._find(finding_id)
+                    yield Watched(finding=await self._find(finding_id), number=number)
                 new = await self._store.findings_after(number, MOST_AT_ONCE)
                 for finding in new:
                     number = finding.number
@@ -133,7 +146,7 @@ class OperateFindings:
                         awaited[finding.finding_id] = None
                         while len(awaited) > MOST_AWAITED:
                             del awaited[next(iter(awaited))]
-                    yield finding
+                    yield Watched(finding=finding, number=number)
                 if len(new) < MOST_AT_ONCE:
                     await self._clock.sleep(LOOKS_EVERY)
 

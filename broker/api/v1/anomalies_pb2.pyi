@@ -164,7 +164,9 @@ class WatchFindingsRequest(_message.Message):
     def __init__(self, after: _Optional[int] = ...) -> None: ...
 
 class WatchFindingsResponse(_message.Message):
-    __slots__ = ("finding",)
+    __slots__ = ("finding", "number")
     FINDING_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     finding: AnomalyFinding
-    def __init__(self, finding: _Optional[_Union[AnomalyFinding, _Mapping]] = ...) -> None: ...
+    number: int
+    def __init__(self, finding: _Optional[_Union[AnomalyFinding, _Mapping]] = ..., number: _Optional[int] = ...) -> None: ...

@@ -20,6 +20,7 @@ from broker.server.rpc_table import RPCS
 from tests.fakes.samples import OTHER
 from tests.unit.server.conftest import Serve
 from tests.unit.server.served import (
+    ANOMALIES,
     CREDENTIALS,
     HEALTH,
     REFLECTION,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -26,11 +27,9 @@ from broker.domain.spiffe import SpiffeId
 from broker.domain.task import EndCause, TaskEnd
 from broker.ports.store import FindingFilter
 from broker.usecases.caller import OperatorCaller
-from broker.usecases.operate_findings import LOOKS_EVERY, MOST_AT_ONCE, MOST_WATCHERS
+from broker.usecases.operate_findings import LOOKS_EVERY, MOST_AT_ONCE, MOST_AWAITED, MOST_WATCHERS, Watched
 from tests.contract.finding import a_finding, add_finding
-from tests.fakes.samples import TASK
-from tests.fakes.system import NOON
-from tests.unit.usecases.wiring import Broker, until
+from tests.unit.usecases.wiring import Broker
 
 ANN = OperatorCaller(
     operator=VerifiedOperator(
@@ -48,8 +47,8 @@ async def recorded(broker: Broker, kind: str) -> list[AuditEvent]:
     return [record.event for record in records if record.event.kind == kind]
 
 
-async def following(broker: Broker, stream: AsyncGenerator[RecordedFinding]) -> RecordedFinding:
-    """The next of the stream; the clock goes on while it waits."""
+async def following(broker: Broker, stream: AsyncGenerator[Watched]) -> RecordedFinding:
+    """The next finding of the stream; the clock goes on while it waits."""
     step = asyncio.ensure_future(anext(stream))
     for _ in range(100):
         await asyncio.sleep(0)
@@ -57,15 +56,10 @@ async def following(broker: Broker, stream: AsyncGenerator[RecordedFinding]) -> 
             break
         if broker.clock.next_wake is not None:
             broker.clock.advance(seconds=LOOKS_EVERY.total_seconds())
-    return await asyncio.wait_for(step, 5)
-
-
-async def waiting(broker: Broker, stream: AsyncGenerator[RecordedFinding]) -> asyncio.Task[RecordedFinding]:
-    """The stream has seen all that there is, and waits."""
-    step = asyncio.ensure_future(anext(stream))
-    await until(lambda: broker.clock.next_wake is not None)
-    assert not step.done()
-    return step
+    watched = await asyncio.wait_for(step, 5)
+    assert watched.finding is not None
+    assert watched.number >= watched.finding.number
+    return watched.finding
 
 
 async def test_looking_is_in_the_trail_with_what_was_looked_at(broker: Broker) -> None:
@@ -83,7 +77,7 @@ async def test_looking_is_in_the_trail_with_what_was_looked_at(broker: Broker) -
 
 async def test_what_cannot_be_recorded_is_not_shown(broker: Broker) -> None:
     one = await add_finding(broker.store)
-    broker.store.available = False
+    broker.store.down = True
     with pytest.raises(StoreUnavailableError):
         await broker.operate_findings.one(ANN, one.finding_id)
 
@@ -151,11 +145,14 @@ async def test_nothing_takes_effect_where_it_cannot_be_durable(
         raise StoreUnavailableError
 
     broker.store.before(change, away)
+    operate = broker.operate_findings
+    work: Coroutine[Any, Any, object] = (
+        operate.mark(ANN, one.finding_id, Mark.FALSE, "")
+        if change is MarkFinding
+        else operate.lift(ANN, task.task_id, "x")
+    )
     with pytest.raises(StoreUnavailableError):
-        if change is MarkFinding:
-            await broker.operate_findings.mark(ANN, one.finding_id, Mark.FALSE, "")
-        else:
-            await broker.operate_findings.lift(ANN, task.task_id, "x")
+        await work
     assert await broker.store.finding(one.finding_id) == one
     assert (await broker.task(task.task_id)).hold is Hold.FROZEN
 
@@ -163,32 +160,40 @@ async def test_nothing_takes_effect_where_it_cannot_be_durable(
 async def test_who_watches_sees_what_comes_and_each_again_when_it_is_answered(broker: Broker) -> None:
     await add_finding(broker.store, a_finding("before"))
     async with aclosing(broker.operate_findings.watch(ANN, None)) as stream:
-        step = await waiting(broker, stream)
+        assert await anext(stream) == Watched(finding=None, number=1)
         one = await add_finding(broker.store, a_finding("new"))
-        broker.clock.advance(seconds=LOOKS_EVERY.total_seconds())
-        assert await asyncio.wait_for(step, 5) == one
-        step = await waiting(broker, stream)
+        assert await following(broker, stream) == one
         at = broker.clock.now()
         await broker.store.commit([AnswerFinding(finding_id=one.finding_id, at=at)])
-        broker.clock.advance(seconds=LOOKS_EVERY.total_seconds())
-        assert await asyncio.wait_for(step, 5) == replace(one, answered_at=at)
-        step = await waiting(broker, stream)
-        step.cancel()
-        await asyncio.wait({step})
+        two = await add_finding(broker.store, a_finding("newer"))
+        assert await following(broker, stream) == replace(one, answered_at=at)
+        assert await following(broker, stream) == two
+        await broker.store.commit([AnswerFinding(finding_id=two.finding_id, at=at)])
+        assert await following(broker, stream) == replace(two, answered_at=at)
     (event,) = await recorded(broker, AuditKind.ANOMALY_LISTED)
     assert event.facts["watching_after"] == 1
 
 
 async def test_who_goes_on_after_a_number_misses_none(broker: Broker) -> None:
     found = [await add_finding(broker.store, a_finding(str(n))) for n in range(MOST_AT_ONCE + 3)]
-    await broker.store.commit([AnswerFinding(finding_id=found[0].finding_id, at=NOON)])
     async with aclosing(broker.operate_findings.watch(ANN, 1)) as stream:
+        await anext(stream)
         seen = [await following(broker, stream) for _ in range(len(found) - 1)]
     assert seen == found[1:]
 
 
+async def test_more_that_wait_for_an_answer_than_are_read_at_once_are_not_taken_for_answered(
+    broker: Broker,
+) -> None:
+    found = [await add_finding(broker.store, a_finding(str(n))) for n in range(MOST_AWAITED + 2)]
+    async with aclosing(broker.operate_findings.watch(ANN, MOST_AWAITED)) as stream:
+        await anext(stream)
+        assert [await following(broker, stream) for _ in range(2)] == found[-2:]
+        new = await add_finding(broker.store, a_finding("new"))
+        assert await following(broker, stream) == new, "and no finding that is not answered"
+
+
 async def test_watchers_leave_room_and_give_it_back(broker: Broker) -> None:
-    await add_finding(broker.store)
     streams = [broker.operate_findings.watch(ANN, 0) for _ in range(MOST_WATCHERS)]
     for stream in streams:
         await anext(stream)
@@ -197,6 +202,6 @@ async def test_watchers_leave_room_and_give_it_back(broker: Broker) -> None:
         await anext(one_more)
     await streams[0].aclose()
     async with aclosing(broker.operate_findings.watch(ANN, 0)) as stream:
-        assert (await anext(stream)).found.task_id == TASK
+        assert (await anext(stream)).number == 0
     for stream in streams:
         await stream.aclose()
