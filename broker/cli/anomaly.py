@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from broker.anomaly.findings import DetectorName
+from broker.cli.anomaly_operate import lift, mark, watch
 from broker.cli.anomaly_story import pick, show_list, show_story
 from broker.cli.anomaly_trail import parameters, replay, tune
 from broker.cli.output import fail
@@ -68,6 +69,9 @@ def show(
 app.command()(replay)
 app.command()(tune)
 app.command()(parameters)
+app.command()(watch)
+app.command()(mark)
+app.command()(lift)
 
 
 def _findings(config: ConfigOption, store: str) -> FindingsOfTrail:

@@ -26,6 +26,7 @@ from broker.client.errors import (
     NotConnected,
     NotFound,
     TaskEnded,
+    TaskOnHold,
     Unauthenticated,
     Unavailable,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "Task",
     "TaskEnded",
     "TaskEvent",
+    "TaskOnHold",
     "Tool",
     "ToolCall",
     "Unauthenticated",

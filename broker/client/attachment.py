@@ -37,9 +37,11 @@ class TaskEvent:
     """Something that happened to a task, or to one of its credentials."""
 
     kind: str
-    """LEASE_RENEWED, LEASE_REVOKED, TASK_ENDING or TASK_ENDED; others may come."""
+    """LEASE_RENEWED, LEASE_REVOKED, WARNING, TASK_ENDING or TASK_ENDED; others may come."""
     at: datetime
     lease_id: str | None
+    text: str = ""
+    """Of WARNING: what was found about the task, in words."""
 
 
 class Attachment:
@@ -185,7 +187,12 @@ class Attachment:
             kind = _Kind.Name(event.kind).removeprefix("KIND_")
         except ValueError:
             return  # of a newer broker: ignored, as the wire says
-        told = TaskEvent(kind=kind, at=event.at.ToDatetime(tzinfo=UTC), lease_id=event.lease.lease_id or None)
+        told = TaskEvent(
+            kind=kind,
+            at=event.at.ToDatetime(tzinfo=UTC),
+            lease_id=event.lease.lease_id or None,
+            text=event.text,
+        )
         for listener in self._listeners:
             _put(listener, told)
             if event.kind == _Kind.KIND_TASK_ENDED:

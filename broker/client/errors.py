@@ -86,6 +86,11 @@ class Denied(BrokerError):
     """Not allowed; `denial_class` says whether to stop, to ask, or to wait."""
 
 
+class TaskOnHold(Denied):
+    """Because of what was found, the task gets nothing new. `denial_class` GRANTABLE: its next step waits for a person;
+    STRUCTURAL: it is frozen, do not try again."""
+
+
 class NotFound(BrokerError):
     """No such task or lease, or not this instance's."""
 
@@ -99,7 +104,8 @@ class TaskEnded(BrokerError):
 
     @property
     def cause(self) -> str:
-        """COMPLETED, DEADLINE, HEARTBEAT_LOST, REVOKED, QUARANTINED, INSTANCE_GONE or SVID_EXPIRED; empty when it is not known."""
+        """COMPLETED, DEADLINE, HEARTBEAT_LOST, REVOKED, QUARANTINED, INSTANCE_GONE, SVID_EXPIRED,
+        FINGERPRINT_CHANGED or ANOMALY; empty when it is not known."""
         return self.metadata.get("end_cause", "")
 
 
@@ -132,6 +138,7 @@ _BY_CODE: Final[Mapping[grpc.StatusCode, type[BrokerError]]] = {
 }
 _BY_REASON: Final[Mapping[str, type[BrokerError]]] = {
     "TASK_NOT_ACTIVE": TaskEnded,
+    "TASK_ON_HOLD": TaskOnHold,
     "LEASE_NOT_LIVE": LeaseNotActive,
     "LEASE_NOT_RENEWABLE": LeaseNotActive,
 }

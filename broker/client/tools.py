@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from broker.api.v1 import tools_pb2
-from broker.client.errors import BrokerError, DenialClass, Denied
+from broker.client.errors import BrokerError, DenialClass, Denied, TaskOnHold
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +71,14 @@ class Authorization:
     """Steps that may come instead, where this one was out of turn."""
     policies: tuple[str, ...]
     obligations: Obligations
+    warnings: tuple[str, ...] = ()
+    """What was found because of this call, in words: what is allowed may be done, and does not look like the task's work."""
 
     def demand(self) -> Self:
         """Return it when it allows.
 
         Raises:
-            Denied: it does not; `denial_class` says whether to stop, to ask or to wait.
+            Denied: it does not (TaskOnHold: because of what was found); `denial_class` says whether to stop, to ask or to wait.
         """
         if self.allowed:
             return self
@@ -84,7 +86,8 @@ class Authorization:
         if self.denial_class is not None:
             metadata["denial_class"] = self.denial_class.value
         text = f"{self.tool}: {self.text}"
-        raise Denied(text, reason=self.reason, metadata=metadata)
+        kind = TaskOnHold if self.reason == "TASK_ON_HOLD" else Denied
+        raise kind(text, reason=self.reason, metadata=metadata)
 
 
 class ToolCall:
@@ -173,6 +176,7 @@ def authorization_of(tool: str, message: tools_pb2.Authorization) -> Authorizati
         expected=tuple(message.expected),
         policies=tuple(message.policies),
         obligations=_obligations(message.obligations),
+        warnings=tuple(message.warnings),
     )
 
 

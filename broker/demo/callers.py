@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from broker.api.v1 import (
+    anomalies_pb2_grpc,
     credentials_pb2_grpc,
     instances_pb2_grpc,
     leases_pb2_grpc,
@@ -64,6 +65,7 @@ class Caller:
             leases_pb2_grpc.LeaseServiceStub(channel),  # type: ignore[no-untyped-call]
             signals_pb2_grpc.SignalServiceStub(channel),  # type: ignore[no-untyped-call]
             tools_pb2_grpc.ToolServiceStub(channel),  # type: ignore[no-untyped-call]
+            anomalies_pb2_grpc.AnomalyServiceStub(channel),  # type: ignore[no-untyped-call]
         )
 
     def call(self, rpc: str, request: Message, *, timeout: float = _TIMEOUT) -> Answer:

@@ -262,7 +262,6 @@ class QuarantineNotFoundError(NotFoundError):
         super().__init__("no such quarantine")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FieldViolation:
     """One field that is not acceptable: its path in the request, and what to do about it."""
 

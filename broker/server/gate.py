@@ -95,8 +95,8 @@ class Admitted:
 
 _current: ContextVar[Admitted] = ContextVar("admitted")
 _operating: ContextVar[OperatorCaller] = ContextVar("operating")
-_verify_again: ContextVar[Callable[[], None]] = ContextVar("verify-again")
-"""Raises when whoever is served would no longer be admitted; for streams."""
+_verify_again: ContextVar[Callable[[], None]] = ContextVar("verify_again")
+"""Raises when whoever calls, agent or operator, could no longer make the call."""
 
 
 def admitted() -> Admitted:
@@ -211,7 +211,8 @@ class Gate(grpc.aio.ServerInterceptor):
             _demand_role(self._operators.roles_of(self._identify(context).spiffe_id), rule)
 
         self._operators_under_way += 1
-        token, again = _operating.set(caller), _verify_again.set(verify_again)
+        token = _operating.set(caller)
+        again = _verify_again.set(verify_again)
         try:
             yield
         finally:

@@ -113,6 +113,8 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
             )
             if event is not None and event.lease is not None:
                 message.lease.CopyFrom(wire.lease_message(event.lease))
+            if event is not None:
+                message.text = event.text
             first = False
             yield message
 

@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from broker.api.v1 import credentials_pb2, leases_pb2, operators_pb2, tasks_pb2
 from broker.domain.catalog import Destination
+from broker.domain.findings import Hold
 from broker.domain.lease import Lease, LeaseState
 from broker.domain.quarantine import QuarantineTarget, TargetKind
 from broker.domain.task import EndCause, Outcome, Task, TaskState
@@ -41,6 +42,10 @@ _CAUSES: Final = {
     EndCause.SVID_EXPIRED: tasks_pb2.TASK_END_CAUSE_SVID_EXPIRED,
     EndCause.FINGERPRINT_CHANGED: tasks_pb2.TASK_END_CAUSE_FINGERPRINT_CHANGED,
     EndCause.ANOMALY: tasks_pb2.TASK_END_CAUSE_ANOMALY,
+}
+_HOLDS: Final = {
+    Hold.APPROVAL: tasks_pb2.TASK_HOLD_APPROVAL,
+    Hold.FROZEN: tasks_pb2.TASK_HOLD_FROZEN,
 }
 _OUTCOMES: Final = {
     Outcome.SUCCEEDED: tasks_pb2.TASK_OUTCOME_SUCCEEDED,
@@ -128,8 +133,9 @@ def task_message(task: Task, leases: Sequence[Lease] = ()) -> tasks_pb2.Task:
         heartbeat_interval=interval,
         ended_at=timestamp(task.ended_at),
         leases=[lease_message(lease) for lease in leases],
-        hold=task.hold.value if task.hold else "",
     )
+    if task.hold is not None:
+        message.hold = _HOLDS[task.hold]
     if task.end is not None:
         message.end_cause = _CAUSES[task.end.cause]
         if task.end.outcome is not None:

@@ -1,34 +1,50 @@
-"""What operators do about findings: look at them, mark them, watch them come, and let a task go on that one of them holds.
+"""What operators do about findings: look at them, watch them come, say what they are, and lift the holds that answered them.
 
-What always holds: nothing takes effect without its audit record. A mark undoes no answer: a quarantine is released and a hold
-lifted by somebody who says so.
+What always holds: whatever takes effect does so together with its audit record, and what is looked at is in the audit
+trail before it is answered; a mark undoes no answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
 from broker.domain.audit import AuditEvent, AuditKind
-from broker.domain.changes import Append, Change, LiftHold, MarkFinding
+from broker.domain.changes import Append, Change, LiftHold
+from broker.domain.changes import MarkFinding as MarkFindingChange
 from broker.domain.errors import (
     FindingNotFoundError,
     HoldNotFoundError,
-    TaskNotActiveError,
+    OverloadedError,
     TaskNotFoundError,
 )
 from broker.domain.findings import Mark, RecordedFinding
 from broker.domain.identifiers import FindingId, TaskId
-from broker.ports.store import Conflict, ConflictError, FindingFilter, FindingPage, Store
+from broker.ports.store import ConflictError, FindingFilter, FindingPage, Store
 from broker.ports.system import Clock
 from broker.usecases.caller import OperatorCaller
 
-_LOOK: Final = timedelta(seconds=0.5)
-_PAGE: Final = 100
-_OPEN: Final = 1000
-"""Findings that were shown and are not answered yet, of which a watcher hears again."""
+LOOKS_EVERY: Final = timedelta(seconds=0.5)
+"""How often a watcher's new findings are looked for."""
+MOST_WATCHERS: Final = 8
+"""Streams at once: operators who watch must leave room for those who act."""
+MOST_AT_ONCE: Final = 200
+"""Findings that one look takes."""
+MOST_AWAITED: Final = 256
+"""Findings without an answer that a watcher remembers: the newest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """One item of what a watcher sees."""
+
+    finding: RecordedFinding | None
+    """None in the first, which says where it begins."""
+    number: int
+    """Every finding up to this one was seen, or not asked for."""
 
 
 class OperateFindings:
@@ -37,6 +53,7 @@ class OperateFindings:
     def __init__(self, *, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        self._watchers = 0
         self.tell_of_mark: Callable[[RecordedFinding], Awaitable[Sequence[Change]]] = _nobody_is_told
         """What is committed together with a mark, to tell others; set by the wiring."""
 
@@ -49,8 +66,7 @@ class OperateFindings:
             FieldInvalidError: the page token is not one of ours.
         """
         page = await self._store.finding_page(wanted, page_size=page_size, page_token=page_token)
-        facts = {"instance": wanted.instance, "detector": wanted.detector}
-        await self._store.commit([self._event(AuditKind.ANOMALY_LISTED, caller, wanted.task_id, facts)])
+        await self._looked(caller, task_id=wanted.task_id, facts={"instance": wanted.instance})
         return page
 
     async def one(self, caller: OperatorCaller, finding_id: FindingId) -> RecordedFinding:
@@ -59,96 +75,129 @@ class OperateFindings:
         Raises:
             FindingNotFoundError: there is none.
         """
-        found = await self._find(finding_id)
-        task_id = found.found.task_id or ""
-        event = self._event(AuditKind.ANOMALY_LISTED, caller, task_id, {"finding": finding_id})
-        await self._store.commit([event])
-        return found
+        finding = await self._find(finding_id)
+        await self._looked(caller, task_id=finding.found.task_id or "", facts={"finding": finding_id})
+        return finding
 
     async def mark(
         self, caller: OperatorCaller, finding_id: FindingId, mark: Mark, reason: str
     ) -> RecordedFinding:
-        """Say what it is; the last word counts.
+        """Say what it is; the last word counts, the same one twice is harmless. No answer is undone by it.
 
         Raises:
             FindingNotFoundError: there is none.
+            StoreUnavailableError: nothing changed.
         """
-        found = await self._find(finding_id)
-        by = str(caller.operator.spiffe_id)
-        marked = replace(found, mark=mark, marked_by=by)
-        facts = {"finding": finding_id, "false": mark is Mark.FALSE, "reason": reason}
-        await self._store.commit(
-            [
-                MarkFinding(finding_id=finding_id, mark=mark, by=by),
-                self._event(AuditKind.ANOMALY_MARKED, caller, found.found.task_id or "", facts),
-                *await self.tell_of_mark(marked),
-            ]
+        finding = await self._find(finding_id)
+        change = MarkFindingChange(finding_id=finding_id, mark=mark, by=str(caller.operator.spiffe_id))
+        event = self._event(
+            AuditKind.ANOMALY_MARKED,
+            caller,
+            task_id=finding.found.task_id or "",
+            facts={"finding": finding_id, "false": mark is Mark.FALSE, "reason": reason},
         )
-        return marked
+        try:
+            told = await self.tell_of_mark(replace(finding, mark=mark, marked_by=change.by))
+            await self._store.commit([change, Append(event=event), *told])
+        except ConflictError as error:
+            raise FindingNotFoundError from error
+        return await self._find(finding_id)
 
     async def lift(self, caller: OperatorCaller, task_id: TaskId, reason: str) -> None:
-        """Let a task go on.
+        """Let a task on hold go on.
 
         Raises:
             TaskNotFoundError: there is none.
-            TaskNotActiveError: it is ending or has ended.
-            HoldNotFoundError: nothing holds it.
+            HoldNotFoundError: it is not on hold, or no longer active.
+            StoreUnavailableError: nothing changed.
         """
         task = await self._store.task(task_id)
         if task is None:
             raise TaskNotFoundError
-        hold = "" if task.hold is None else task.hold.value
-        event = self._event(AuditKind.HOLD_LIFTED, caller, task_id, {"hold": hold, "reason": reason})
+        event = self._event(
+            AuditKind.HOLD_LIFTED,
+            caller,
+            task_id=task_id,
+            facts={"hold": "" if task.hold is None else task.hold.value, "reason": reason},
+        )
         try:
-            await self._store.commit([LiftHold(task_id=task_id), event])
+            await self._store.commit([LiftHold(task_id=task_id), Append(event=event)])
         except ConflictError as error:
-            if error.conflict is Conflict.HOLD_MISSING:
-                raise HoldNotFoundError from error
-            raise TaskNotActiveError from error
+            raise HoldNotFoundError from error
 
-    async def watch(self, caller: OperatorCaller, after: int | None) -> AsyncIterator[RecordedFinding]:
-        """Yield findings as they are recorded, and again when they have been answered; for ever.
+    async def watch(self, caller: OperatorCaller, after: int | None) -> AsyncGenerator[Watched]:
+        """Yield where it begins; then findings beyond that number, or from now on, in order, and each again once it is
+        answered.
 
         Raises:
-            StoreUnavailableError: called again with the last number, nothing is missed.
+            OverloadedError: as many watch as may.
+            StoreUnavailableError: whoever watches goes on later, after the last number that it saw.
         """
-        await self._store.commit([self._event(AuditKind.ANOMALY_LISTED, caller, "", {"watched": True})])
-        last = await self._store.newest_finding() if after is None else after
-        waiting: list[FindingId] = []
-        while True:
-            new = await self._store.findings_after(last, _PAGE)
-            for found in new:
-                last = found.number
-                if found.answered_at is None:
-                    waiting = [*waiting, found.finding_id][-_OPEN:]
-                yield found
-            still = (
-                [one.finding_id for one in await self._store.unanswered_findings(_OPEN)] if waiting else []
-            )
-            for finding_id in [one for one in waiting if one not in still]:
-                waiting.remove(finding_id)
-                done = await self._store.finding(finding_id)
-                if done is not None and done.answered_at is not None:
-                    yield done
-            if not new:
-                await self._clock.sleep(_LOOK)
+        with self._watching():
+            number = await self._store.newest_finding() if after is None else after
+            await self._looked(caller, facts={"watching_after": number})
+            yield Watched(finding=None, number=number)
+            awaited: dict[FindingId, None] = {}
+            while True:
+                for finding_id in await self._answered(awaited):
+                    del awaited[finding_id]
+                    yield Watched(finding=await self._find(finding_id), number=number)
+                new = await self._store.findings_after(number, MOST_AT_ONCE)
+                for finding in new:
+                    number = finding.number
+                    if finding.answered_at is None:
+                        awaited[finding.finding_id] = None
+                        while len(awaited) > MOST_AWAITED:
+                            del awaited[next(iter(awaited))]
+                    yield Watched(finding=finding, number=number)
+                if len(new) < MOST_AT_ONCE:
+                    await self._clock.sleep(LOOKS_EVERY)
+
+    async def _answered(self, awaited: dict[FindingId, None]) -> list[FindingId]:
+        """Those of them whose answer has taken effect, in their order."""
+        if not awaited:
+            return []
+        waiting = {one.finding_id for one in await self._store.unanswered_findings(MOST_AWAITED)}
+        if len(waiting) < MOST_AWAITED:
+            return [one for one in awaited if one not in waiting]
+        found = [await self._store.finding(one) for one in awaited if one not in waiting]
+        return [one.finding_id for one in found if one is not None and one.answered_at is not None]
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        if self._watchers >= MOST_WATCHERS:
+            text = f"{MOST_WATCHERS} streams watch findings already, as many as may"
+            raise OverloadedError(text, retry_after=timedelta(seconds=1))
+        self._watchers += 1
+        try:
+            yield
+        finally:
+            self._watchers -= 1
 
     async def _find(self, finding_id: FindingId) -> RecordedFinding:
-        found = await self._store.finding(finding_id)
-        if found is None:
+        finding = await self._store.finding(finding_id)
+        if finding is None:
             raise FindingNotFoundError
-        return found
+        return finding
 
-    def _event(self, kind: str, caller: OperatorCaller, task_id: str, facts: Mapping[str, object]) -> Append:
-        return Append(
-            event=AuditEvent(
-                kind=kind,
-                at=self._clock.now(),
-                actor=str(caller.operator.spiffe_id),
-                task_id=task_id,
-                request_id=caller.request_id,
-                facts={"roles": sorted(role.value for role in caller.operator.roles), **facts},
-            )
+    async def _looked(self, caller: OperatorCaller, *, facts: dict[str, object], task_id: str = "") -> None:
+        event = self._event(AuditKind.ANOMALY_LISTED, caller, task_id=task_id, facts=facts)
+        await self._store.commit([Append(event=event)])
+
+    def _event(
+        self, kind: str, caller: OperatorCaller, *, task_id: str, facts: dict[str, object]
+    ) -> AuditEvent:
+        return AuditEvent(
+            kind=kind,
+            at=self._clock.now(),
+            actor=str(caller.operator.spiffe_id),
+            task_id=task_id,
+            request_id=caller.request_id,
+            facts={
+                **facts,
+                "roles": sorted(role.value for role in caller.operator.roles),
+                "svid_sha256": caller.operator.svid_sha256,
+            },
         )
 
 

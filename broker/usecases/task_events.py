@@ -30,6 +30,7 @@ class EventKind(StrEnum):
     TASK_ENDING = "task-ending"
     TASK_ENDED = "task-ended"
     WARNING = "warning"
+    """Something was found, and the task goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,37 +25,41 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62roker/api/v1/anomalies.proto\x12\rbroker.api.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x03\n\x0e\x41nomalyFinding\x12\x12\n\nfinding_id\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65tector\x18\x02 \x01(\t\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x10\n\x08severity\x18\x04 \x01(\t\x12\x12\n\nconfidence\x18\x05 \x01(\x01\x12\x10\n\x08instance\x18\x06 \x01(\t\x12\x0f\n\x07task_id\x18\x07 \x01(\t\x12&\n\x02\x61t\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x66ound_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x65vidence\x18\n \x03(\t\x12\x10\n\x08\x65xpected\x18\x0b \x01(\t\x12\x10\n\x08happened\x18\x0c \x01(\t\x12\x0e\n\x06source\x18\r \x01(\t\x12\x0e\n\x06\x61nswer\x18\x0e \x01(\t\x12/\n\x0b\x61nswered_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04mark\x18\x10 \x01(\x0e\x32\x1a.broker.api.v1.FindingMark\x12\x11\n\tmarked_by\x18\x11 \x01(\t\x12\x0e\n\x06number\x18\x12 \x01(\x03\"\xa9\x01\n\x13ListFindingsRequest\x12\x10\n\x08\x64\x65tector\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x10\n\x08severity\x18\x04 \x01(\t\x12\x10\n\x08unmarked\x18\x05 \x01(\x08\x12\x12\n\nunanswered\x18\x06 \x01(\x08\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\"`\n\x14ListFindingsResponse\x12/\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x1d.broker.api.v1.AnomalyFinding\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x11GetFindingRequest\x12\x12\n\nfinding_id\x18\x01 \x01(\t\"D\n\x12GetFindingResponse\x12.\n\x07\x66inding\x18\x01 \x01(\x0b\x32\x1d.broker.api.v1.AnomalyFinding\"b\n\x12MarkFindingRequest\x12\x12\n\nfinding_id\x18\x01 \x01(\t\x12(\n\x04mark\x18\x02 \x01(\x0e\x32\x1a.broker.api.v1.FindingMark\x12\x0e\n\x06reason\x18\x03 \x01(\t\"E\n\x13MarkFindingResponse\x12.\n\x07\x66inding\x18\x01 \x01(\x0b\x32\x1d.broker.api.v1.AnomalyFinding\"2\n\x0fLiftHoldRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x12\n\x10LiftHoldResponse\"4\n\x14WatchFindingsRequest\x12\x12\n\x05\x61\x66ter\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_after\"G\n\x15WatchFindingsResponse\x12.\n\x07\x66inding\x18\x01 \x01(\x0b\x32\x1d.broker.api.v1.AnomalyFinding*_\n\x0b\x46indingMark\x12\x1c\n\x18\x46INDING_MARK_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INDING_MARK_FALSE\x10\x01\x12\x1a\n\x16\x46INDING_MARK_CONFIRMED\x10\x02\x32\xbd\x03\n\x0e\x41nomalyService\x12W\n\x0cListFindings\x12\".broker.api.v1.ListFindingsRequest\x1a#.broker.api.v1.ListFindingsResponse\x12Q\n\nGetFinding\x12 .broker.api.v1.GetFindingRequest\x1a!.broker.api.v1.GetFindingResponse\x12T\n\x0bMarkFinding\x12!.broker.api.v1.MarkFindingRequest\x1a\".broker.api.v1.MarkFindingResponse\x12K\n\x08LiftHold\x12\x1e.broker.api.v1.LiftHoldRequest\x1a\x1f.broker.api.v1.LiftHoldResponse\x12\\\n\rWatchFindings\x12#.broker.api.v1.WatchFindingsRequest\x1a$.broker.api.v1.WatchFindingsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62roker/api/v1/anomalies.proto\x12\rbroker.api.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x03\n\x0e\x41nomalyFinding\x12\x12\n\nfinding_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x10\n\x08\x64\x65tector\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x30\n\x08severity\x18\x05 \x01(\x0e\x32\x1e.broker.api.v1.AnomalySeverity\x12\x12\n\nconfidence\x18\x06 \x01(\x01\x12\x10\n\x08instance\x18\x07 \x01(\t\x12\x0f\n\x07task_id\x18\x08 \x01(\t\x12&\n\x02\x61t\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x66ound_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x65vidence\x18\x0b \x03(\t\x12\x10\n\x08\x65xpected\x18\x0c \x01(\t\x12\x10\n\x08happened\x18\r \x01(\t\x12\x0e\n\x06source\x18\x0e \x01(\t\x12,\n\x06\x61nswer\x18\x0f \x01(\x0e\x32\x1c.broker.api.v1.AnomalyAnswer\x12/\n\x0b\x61nswered_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04mark\x18\x11 \x01(\x0e\x32\x1a.broker.api.v1.AnomalyMark\x12\x11\n\tmarked_by\x18\x12 \x01(\t\"\xcf\x01\n\x13ListFindingsRequest\x12\x10\n\x08\x64\x65tector\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x36\n\x0eleast_severity\x18\x04 \x01(\x0e\x32\x1e.broker.api.v1.AnomalySeverity\x12\x10\n\x08unmarked\x18\x05 \x01(\x08\x12\x12\n\nunanswered\x18\x06 \x01(\x08\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\"`\n\x14ListFindingsResponse\x12/\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x1d.broker.api.v1.AnomalyFinding\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x11GetFindingRequest\x12\x12\n\nfinding_id\x18\x01 \x01(\t\"D\n\x12GetFindingResponse\x12.\n\x07\x66inding\x18\x01 \x01(\x0b\x32\x1d.broker.api.v1.AnomalyFinding\"b\n\x12MarkFindingRequest\x12\x12\n\nfinding_id\x18\x01 \x01(\t\x12(\n\x04mark\x18\x02 \x01(\x0e\x32\x1a.broker.api.v1.AnomalyMark\x12\x0e\n\x06reason\x18\x03 \x01(\t\"E\n\x13MarkFindingResponse\x12.\n\x07\x66inding\x18\x01 \x01(\x0b\x32\x1d.broker.api.v1.AnomalyFinding\"2\n\x0fLiftHoldRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x12\n\x10LiftHoldResponse\"4\n\x14WatchFindingsRequest\x12\x12\n\x05\x61\x66ter\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_after\"W\n\x15WatchFindingsResponse\x12.\n\x07\x66inding\x18\x01 \x01(\x0b\x32\x1d.broker.api.v1.AnomalyFinding\x12\x0e\n\x06number\x18\x02 \x01(\x03*\xa4\x01\n\x0f\x41nomalySeverity\x12 \n\x1c\x41NOMALY_SEVERITY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41NOMALY_SEVERITY_LOW\x10\x01\x12\x1b\n\x17\x41NOMALY_SEVERITY_MEDIUM\x10\x02\x12\x19\n\x15\x41NOMALY_SEVERITY_HIGH\x10\x03\x12\x1d\n\x19\x41NOMALY_SEVERITY_CRITICAL\x10\x04*\xd4\x01\n\rAnomalyAnswer\x12\x1e\n\x1a\x41NOMALY_ANSWER_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41NOMALY_ANSWER_NOTE\x10\x01\x12\x17\n\x13\x41NOMALY_ANSWER_WARN\x10\x02\x12\x1a\n\x16\x41NOMALY_ANSWER_APPROVE\x10\x03\x12\x19\n\x15\x41NOMALY_ANSWER_FREEZE\x10\x04\x12\x1b\n\x17\x41NOMALY_ANSWER_END_TASK\x10\x05\x12\x1d\n\x19\x41NOMALY_ANSWER_QUARANTINE\x10\x06*_\n\x0b\x41nomalyMark\x12\x1c\n\x18\x41NOMALY_MARK_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41NOMALY_MARK_FALSE\x10\x01\x12\x1a\n\x16\x41NOMALY_MARK_CONFIRMED\x10\x02\x32\xbd\x03\n\x0e\x41nomalyService\x12W\n\x0cListFindings\x12\".broker.api.v1.ListFindingsRequest\x1a#.broker.api.v1.ListFindingsResponse\x12Q\n\nGetFinding\x12 .broker.api.v1.GetFindingRequest\x1a!.broker.api.v1.GetFindingResponse\x12T\n\x0bMarkFinding\x12!.broker.api.v1.MarkFindingRequest\x1a\".broker.api.v1.MarkFindingResponse\x12K\n\x08LiftHold\x12\x1e.broker.api.v1.LiftHoldRequest\x1a\x1f.broker.api.v1.LiftHoldResponse\x12\\\n\rWatchFindings\x12#.broker.api.v1.WatchFindingsRequest\x1a$.broker.api.v1.WatchFindingsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'broker.api.v1.anomalies_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINDINGMARK']._serialized_start=1274
-  _globals['_FINDINGMARK']._serialized_end=1369
+  _globals['_ANOMALYSEVERITY']._serialized_start=1391
+  _globals['_ANOMALYSEVERITY']._serialized_end=1555
+  _globals['_ANOMALYANSWER']._serialized_start=1558
+  _globals['_ANOMALYANSWER']._serialized_end=1770
+  _globals['_ANOMALYMARK']._serialized_start=1772
+  _globals['_ANOMALYMARK']._serialized_end=1867
   _globals['_ANOMALYFINDING']._serialized_start=82
-  _globals['_ANOMALYFINDING']._serialized_end=521
-  _globals['_LISTFINDINGSREQUEST']._serialized_start=524
-  _globals['_LISTFINDINGSREQUEST']._serialized_end=693
-  _globals['_LISTFINDINGSRESPONSE']._serialized_start=695
-  _globals['_LISTFINDINGSRESPONSE']._serialized_end=791
-  _globals['_GETFINDINGREQUEST']._serialized_start=793
-  _globals['_GETFINDINGREQUEST']._serialized_end=832
-  _globals['_GETFINDINGRESPONSE']._serialized_start=834
-  _globals['_GETFINDINGRESPONSE']._serialized_end=902
-  _globals['_MARKFINDINGREQUEST']._serialized_start=904
-  _globals['_MARKFINDINGREQUEST']._serialized_end=1002
-  _globals['_MARKFINDINGRESPONSE']._serialized_start=1004
-  _globals['_MARKFINDINGRESPONSE']._serialized_end=1073
-  _globals['_LIFTHOLDREQUEST']._serialized_start=1075
-  _globals['_LIFTHOLDREQUEST']._serialized_end=1125
-  _globals['_LIFTHOLDRESPONSE']._serialized_start=1127
-  _globals['_LIFTHOLDRESPONSE']._serialized_end=1145
-  _globals['_WATCHFINDINGSREQUEST']._serialized_start=1147
-  _globals['_WATCHFINDINGSREQUEST']._serialized_end=1199
-  _globals['_WATCHFINDINGSRESPONSE']._serialized_start=1201
-  _globals['_WATCHFINDINGSRESPONSE']._serialized_end=1272
-  _globals['_ANOMALYSERVICE']._serialized_start=1372
-  _globals['_ANOMALYSERVICE']._serialized_end=1817
+  _globals['_ANOMALYFINDING']._serialized_end=583
+  _globals['_LISTFINDINGSREQUEST']._serialized_start=586
+  _globals['_LISTFINDINGSREQUEST']._serialized_end=793
+  _globals['_LISTFINDINGSRESPONSE']._serialized_start=795
+  _globals['_LISTFINDINGSRESPONSE']._serialized_end=891
+  _globals['_GETFINDINGREQUEST']._serialized_start=893
+  _globals['_GETFINDINGREQUEST']._serialized_end=932
+  _globals['_GETFINDINGRESPONSE']._serialized_start=934
+  _globals['_GETFINDINGRESPONSE']._serialized_end=1002
+  _globals['_MARKFINDINGREQUEST']._serialized_start=1004
+  _globals['_MARKFINDINGREQUEST']._serialized_end=1102
+  _globals['_MARKFINDINGRESPONSE']._serialized_start=1104
+  _globals['_MARKFINDINGRESPONSE']._serialized_end=1173
+  _globals['_LIFTHOLDREQUEST']._serialized_start=1175
+  _globals['_LIFTHOLDREQUEST']._serialized_end=1225
+  _globals['_LIFTHOLDRESPONSE']._serialized_start=1227
+  _globals['_LIFTHOLDRESPONSE']._serialized_end=1245
+  _globals['_WATCHFINDINGSREQUEST']._serialized_start=1247
+  _globals['_WATCHFINDINGSREQUEST']._serialized_end=1299
+  _globals['_WATCHFINDINGSRESPONSE']._serialized_start=1301
+  _globals['_WATCHFINDINGSRESPONSE']._serialized_end=1388
+  _globals['_ANOMALYSERVICE']._serialized_start=1870
+  _globals['_ANOMALYSERVICE']._serialized_end=2315
 # @@protoc_insertion_point(module_scope)

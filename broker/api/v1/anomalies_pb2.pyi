@@ -10,18 +10,49 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class FindingMark(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+class AnomalySeverity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
-    FINDING_MARK_UNSPECIFIED: _ClassVar[FindingMark]
-    FINDING_MARK_FALSE: _ClassVar[FindingMark]
-    FINDING_MARK_CONFIRMED: _ClassVar[FindingMark]
-FINDING_MARK_UNSPECIFIED: FindingMark
-FINDING_MARK_FALSE: FindingMark
-FINDING_MARK_CONFIRMED: FindingMark
+    ANOMALY_SEVERITY_UNSPECIFIED: _ClassVar[AnomalySeverity]
+    ANOMALY_SEVERITY_LOW: _ClassVar[AnomalySeverity]
+    ANOMALY_SEVERITY_MEDIUM: _ClassVar[AnomalySeverity]
+    ANOMALY_SEVERITY_HIGH: _ClassVar[AnomalySeverity]
+    ANOMALY_SEVERITY_CRITICAL: _ClassVar[AnomalySeverity]
+
+class AnomalyAnswer(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ANOMALY_ANSWER_UNSPECIFIED: _ClassVar[AnomalyAnswer]
+    ANOMALY_ANSWER_NOTE: _ClassVar[AnomalyAnswer]
+    ANOMALY_ANSWER_WARN: _ClassVar[AnomalyAnswer]
+    ANOMALY_ANSWER_APPROVE: _ClassVar[AnomalyAnswer]
+    ANOMALY_ANSWER_FREEZE: _ClassVar[AnomalyAnswer]
+    ANOMALY_ANSWER_END_TASK: _ClassVar[AnomalyAnswer]
+    ANOMALY_ANSWER_QUARANTINE: _ClassVar[AnomalyAnswer]
+
+class AnomalyMark(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ANOMALY_MARK_UNSPECIFIED: _ClassVar[AnomalyMark]
+    ANOMALY_MARK_FALSE: _ClassVar[AnomalyMark]
+    ANOMALY_MARK_CONFIRMED: _ClassVar[AnomalyMark]
+ANOMALY_SEVERITY_UNSPECIFIED: AnomalySeverity
+ANOMALY_SEVERITY_LOW: AnomalySeverity
+ANOMALY_SEVERITY_MEDIUM: AnomalySeverity
+ANOMALY_SEVERITY_HIGH: AnomalySeverity
+ANOMALY_SEVERITY_CRITICAL: AnomalySeverity
+ANOMALY_ANSWER_UNSPECIFIED: AnomalyAnswer
+ANOMALY_ANSWER_NOTE: AnomalyAnswer
+ANOMALY_ANSWER_WARN: AnomalyAnswer
+ANOMALY_ANSWER_APPROVE: AnomalyAnswer
+ANOMALY_ANSWER_FREEZE: AnomalyAnswer
+ANOMALY_ANSWER_END_TASK: AnomalyAnswer
+ANOMALY_ANSWER_QUARANTINE: AnomalyAnswer
+ANOMALY_MARK_UNSPECIFIED: AnomalyMark
+ANOMALY_MARK_FALSE: AnomalyMark
+ANOMALY_MARK_CONFIRMED: AnomalyMark
 
 class AnomalyFinding(_message.Message):
-    __slots__ = ("finding_id", "detector", "rule", "severity", "confidence", "instance", "task_id", "at", "found_at", "evidence", "expected", "happened", "source", "answer", "answered_at", "mark", "marked_by", "number")
+    __slots__ = ("finding_id", "number", "detector", "rule", "severity", "confidence", "instance", "task_id", "at", "found_at", "evidence", "expected", "happened", "source", "answer", "answered_at", "mark", "marked_by")
     FINDING_ID_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     DETECTOR_FIELD_NUMBER: _ClassVar[int]
     RULE_FIELD_NUMBER: _ClassVar[int]
     SEVERITY_FIELD_NUMBER: _ClassVar[int]
@@ -38,11 +69,11 @@ class AnomalyFinding(_message.Message):
     ANSWERED_AT_FIELD_NUMBER: _ClassVar[int]
     MARK_FIELD_NUMBER: _ClassVar[int]
     MARKED_BY_FIELD_NUMBER: _ClassVar[int]
-    NUMBER_FIELD_NUMBER: _ClassVar[int]
     finding_id: str
+    number: int
     detector: str
     rule: str
-    severity: str
+    severity: AnomalySeverity
     confidence: float
     instance: str
     task_id: str
@@ -52,19 +83,18 @@ class AnomalyFinding(_message.Message):
     expected: str
     happened: str
     source: str
-    answer: str
+    answer: AnomalyAnswer
     answered_at: _timestamp_pb2.Timestamp
-    mark: FindingMark
+    mark: AnomalyMark
     marked_by: str
-    number: int
-    def __init__(self, finding_id: _Optional[str] = ..., detector: _Optional[str] = ..., rule: _Optional[str] = ..., severity: _Optional[str] = ..., confidence: _Optional[float] = ..., instance: _Optional[str] = ..., task_id: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., found_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., evidence: _Optional[_Iterable[str]] = ..., expected: _Optional[str] = ..., happened: _Optional[str] = ..., source: _Optional[str] = ..., answer: _Optional[str] = ..., answered_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., mark: _Optional[_Union[FindingMark, str]] = ..., marked_by: _Optional[str] = ..., number: _Optional[int] = ...) -> None: ...
+    def __init__(self, finding_id: _Optional[str] = ..., number: _Optional[int] = ..., detector: _Optional[str] = ..., rule: _Optional[str] = ..., severity: _Optional[_Union[AnomalySeverity, str]] = ..., confidence: _Optional[float] = ..., instance: _Optional[str] = ..., task_id: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., found_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., evidence: _Optional[_Iterable[str]] = ..., expected: _Optional[str] = ..., happened: _Optional[str] = ..., source: _Optional[str] = ..., answer: _Optional[_Union[AnomalyAnswer, str]] = ..., answered_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., mark: _Optional[_Union[AnomalyMark, str]] = ..., marked_by: _Optional[str] = ...) -> None: ...
 
 class ListFindingsRequest(_message.Message):
-    __slots__ = ("detector", "instance", "task_id", "severity", "unmarked", "unanswered", "page_size", "page_token")
+    __slots__ = ("detector", "instance", "task_id", "least_severity", "unmarked", "unanswered", "page_size", "page_token")
     DETECTOR_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
-    SEVERITY_FIELD_NUMBER: _ClassVar[int]
+    LEAST_SEVERITY_FIELD_NUMBER: _ClassVar[int]
     UNMARKED_FIELD_NUMBER: _ClassVar[int]
     UNANSWERED_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -72,12 +102,12 @@ class ListFindingsRequest(_message.Message):
     detector: str
     instance: str
     task_id: str
-    severity: str
+    least_severity: AnomalySeverity
     unmarked: bool
     unanswered: bool
     page_size: int
     page_token: str
-    def __init__(self, detector: _Optional[str] = ..., instance: _Optional[str] = ..., task_id: _Optional[str] = ..., severity: _Optional[str] = ..., unmarked: _Optional[bool] = ..., unanswered: _Optional[bool] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    def __init__(self, detector: _Optional[str] = ..., instance: _Optional[str] = ..., task_id: _Optional[str] = ..., least_severity: _Optional[_Union[AnomalySeverity, str]] = ..., unmarked: _Optional[bool] = ..., unanswered: _Optional[bool] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListFindingsResponse(_message.Message):
     __slots__ = ("findings", "next_page_token")
@@ -105,9 +135,9 @@ class MarkFindingRequest(_message.Message):
     MARK_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     finding_id: str
-    mark: FindingMark
+    mark: AnomalyMark
     reason: str
-    def __init__(self, finding_id: _Optional[str] = ..., mark: _Optional[_Union[FindingMark, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, finding_id: _Optional[str] = ..., mark: _Optional[_Union[AnomalyMark, str]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class MarkFindingResponse(_message.Message):
     __slots__ = ("finding",)
@@ -134,7 +164,9 @@ class WatchFindingsRequest(_message.Message):
     def __init__(self, after: _Optional[int] = ...) -> None: ...
 
 class WatchFindingsResponse(_message.Message):
-    __slots__ = ("finding",)
+    __slots__ = ("finding", "number")
     FINDING_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     finding: AnomalyFinding
-    def __init__(self, finding: _Optional[_Union[AnomalyFinding, _Mapping]] = ...) -> None: ...
+    number: int
+    def __init__(self, finding: _Optional[_Union[AnomalyFinding, _Mapping]] = ..., number: _Optional[int] = ...) -> None: ...

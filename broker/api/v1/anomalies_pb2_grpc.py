@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AnomalyServiceStub:
-    """Shows findings while they happen, takes what people say of them, and lets a task go on that they hold.
+    """Shows what was found and what was answered, takes what a person says of it, and lifts holds.
 
     The caller of every RPC is an operator: a SPIFFE ID that the broker's settings name, with one of the roles that the
     RPC takes. It is known by the X.509-SVID of its connection alone, and is never an agent instance.
@@ -69,7 +69,7 @@ class AnomalyServiceStub:
 
 
 class AnomalyServiceServicer:
-    """Shows findings while they happen, takes what people say of them, and lets a task go on that they hold.
+    """Shows what was found and what was answered, takes what a person says of it, and lifts holds.
 
     The caller of every RPC is an operator: a SPIFFE ID that the broker's settings name, with one of the roles that the
     RPC takes. It is known by the X.509-SVID of its connection alone, and is never an agent instance.
@@ -101,34 +101,36 @@ class AnomalyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MarkFinding(self, request, context):
-        """Says of a finding that it is false, or confirms it; the last word counts. What was answered stays as it is: release the
-        quarantine, or lift the hold.
+        """Says of a finding that it is a false alarm, or what it looks like. The last word counts; the same word twice is
+        harmless. It undoes nothing: a hold is lifted with LiftHold, a quarantine released with QuarantineService.Release,
+        and a task that was ended stays ended.
 
         Caller: an operator with the role operator.
         Reasons: FINDING_NOT_FOUND.
-        Audited: yes.
+        Audited: yes, together with the mark.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LiftHold(self, request, context):
-        """Lets a task go on that a finding holds: its next step is decided like any other. The next finding may hold it again.
+        """Lifts the hold of a task, which then goes on. A later finding may hold it again.
 
         Caller: an operator with the role operator.
-        Reasons: TASK_NOT_FOUND, TASK_NOT_ACTIVE, HOLD_NOT_FOUND.
-        Audited: yes.
+        Reasons: TASK_NOT_FOUND; HOLD_NOT_FOUND where the task is not on hold, or no longer active.
+        Audited: yes, together with the lifting.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchFindings(self, request, context):
-        """Findings from now on, or after one that was seen, as they are recorded; ends when the caller is not welcome any more.
+        """Findings as they are recorded, in order, and each again when its answer has taken effect. The stream ends when the
+        caller may no longer call, or when the broker stops; the caller then goes on after the last number it has seen.
 
         Caller: an operator with the role viewer or operator.
         Reasons: none of its own.
-        Audited: yes, at its beginning.
+        Audited: its beginning.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,7 +173,7 @@ def add_AnomalyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AnomalyService:
-    """Shows findings while they happen, takes what people say of them, and lets a task go on that they hold.
+    """Shows what was found and what was answered, takes what a person says of it, and lifts holds.
 
     The caller of every RPC is an operator: a SPIFFE ID that the broker's settings name, with one of the roles that the
     RPC takes. It is known by the X.509-SVID of its connection alone, and is never an agent instance.

@@ -71,7 +71,7 @@ class CredentialServiceServicer:
 
         Caller: the instance that owns the task.
         Reasons: TASK_NOT_FOUND, TASK_NOT_ACTIVE, ROLE_NOT_ALLOWED, POLICY_DENIED, EFFECT_DENIED, STEP_NOT_ALLOWED,
-        FINGERPRINT_CHANGED (the task is ended),
+        FINGERPRINT_CHANGED (the task is ended), TASK_ON_HOLD,
         LEASE_LIMIT_REACHED, ACTION_LIMIT_REACHED,
         LEASE_NOT_LIVE (released or revoked meanwhile), IDEMPOTENCY_KEY_REUSED, IDEMPOTENT_RESULT_GONE,
         CREDENTIAL_BACKEND_UNAVAILABLE.

@@ -38,6 +38,12 @@ class TaskEndCause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_END_CAUSE_SVID_EXPIRED: _ClassVar[TaskEndCause]
     TASK_END_CAUSE_FINGERPRINT_CHANGED: _ClassVar[TaskEndCause]
     TASK_END_CAUSE_ANOMALY: _ClassVar[TaskEndCause]
+
+class TaskHold(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TASK_HOLD_UNSPECIFIED: _ClassVar[TaskHold]
+    TASK_HOLD_APPROVAL: _ClassVar[TaskHold]
+    TASK_HOLD_FROZEN: _ClassVar[TaskHold]
 TASK_STATE_UNSPECIFIED: TaskState
 TASK_STATE_ACTIVE: TaskState
 TASK_STATE_ENDING: TaskState
@@ -56,6 +62,9 @@ TASK_END_CAUSE_INSTANCE_GONE: TaskEndCause
 TASK_END_CAUSE_SVID_EXPIRED: TaskEndCause
 TASK_END_CAUSE_FINGERPRINT_CHANGED: TaskEndCause
 TASK_END_CAUSE_ANOMALY: TaskEndCause
+TASK_HOLD_UNSPECIFIED: TaskHold
+TASK_HOLD_APPROVAL: TaskHold
+TASK_HOLD_FROZEN: TaskHold
 
 class Scope(_message.Message):
     __slots__ = ("roles", "tools")
@@ -96,8 +105,8 @@ class Task(_message.Message):
     outcome: TaskOutcome
     ended_at: _timestamp_pb2.Timestamp
     leases: _containers.RepeatedCompositeFieldContainer[_credentials_pb2.Lease]
-    hold: str
-    def __init__(self, task_id: _Optional[str] = ..., task_type: _Optional[str] = ..., intent: _Optional[str] = ..., scope: _Optional[_Union[Scope, _Mapping]] = ..., environment: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., heartbeat_due: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., end_cause: _Optional[_Union[TaskEndCause, str]] = ..., outcome: _Optional[_Union[TaskOutcome, str]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., leases: _Optional[_Iterable[_Union[_credentials_pb2.Lease, _Mapping]]] = ..., hold: _Optional[str] = ...) -> None: ...
+    hold: TaskHold
+    def __init__(self, task_id: _Optional[str] = ..., task_type: _Optional[str] = ..., intent: _Optional[str] = ..., scope: _Optional[_Union[Scope, _Mapping]] = ..., environment: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., heartbeat_due: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., end_cause: _Optional[_Union[TaskEndCause, str]] = ..., outcome: _Optional[_Union[TaskOutcome, str]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., leases: _Optional[_Iterable[_Union[_credentials_pb2.Lease, _Mapping]]] = ..., hold: _Optional[_Union[TaskHold, str]] = ...) -> None: ...
 
 class DeclareTaskRequest(_message.Message):
     __slots__ = ("task_type", "intent", "scope", "environment", "deadline", "fingerprint", "idempotency_key")

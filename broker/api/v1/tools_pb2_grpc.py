@@ -85,7 +85,7 @@ class ToolServiceServicer:
 
     def AuthorizeAction(self, request, context):
         """Decides one call. A refusal is an answer and no error: TOOL_NOT_ALLOWED, POLICY_DENIED, EFFECT_DENIED,
-        STEP_NOT_ALLOWED or FINGERPRINT_CHANGED, with its class. What was refused by a policy stays refused, by whatever
+        STEP_NOT_ALLOWED, TASK_ON_HOLD or FINGERPRINT_CHANGED, with its class. What was refused by a policy stays refused, by whatever
         tool, role or task of this instance it is tried again.
 
         Caller: the instance that owns the task.

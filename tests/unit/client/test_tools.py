@@ -18,6 +18,7 @@ from broker.client import (
     InvalidRequest,
     Obligations,
     SyncBroker,
+    TaskOnHold,
 )
 from tests.unit.client.conftest import PATIENCE
 from tests.unit.client.fake_broker import FakeBroker, refusal
@@ -92,6 +93,33 @@ async def test_what_is_denied_is_not_entered(broker: Broker, fake: FakeBroker) -
     assert caught.value.metadata["expected"] == "browse"
     assert (found.allowed, found.expected, found.policies) == (False, ("browse",), ("denied:action-1",))
     assert outcomes(fake) == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (tools_pb2.DENIAL_CLASS_GRANTABLE, DenialClass.GRANTABLE),
+        (tools_pb2.DENIAL_CLASS_STRUCTURAL, DenialClass.STRUCTURAL),
+    ],
+)
+async def test_a_task_on_hold_is_a_denial_of_its_own(
+    broker: Broker, fake: FakeBroker, sent: tools_pb2.DenialClass, expected: DenialClass
+) -> None:
+    fake.denies = tools_pb2.Authorization(
+        action_id="action-9", reason="TASK_ON_HOLD", text="waits", denial_class=sent
+    )
+    async with broker.task("reconcile", intent="tests") as task:
+        with pytest.raises(TaskOnHold, match="send: waits") as caught:
+            async with task.call("send"):
+                pass
+    assert isinstance(caught.value, Denied)
+    assert caught.value.denial_class is expected
+
+
+async def test_warnings_come_with_the_call_that_they_are_about(broker: Broker, fake: FakeBroker) -> None:
+    fake.denies = tools_pb2.Authorization(action_id="action-9", allowed=True, warnings=["a burst of calls"])
+    async with broker.task("reconcile", intent="tests") as task, task.call("browse") as call:
+        assert call.authorization.warnings == ("a burst of calls",)
 
 
 async def test_a_repeated_request_is_the_same_call(broker: Broker, fake: FakeBroker) -> None:

@@ -28,6 +28,7 @@ from broker.client import Svid
 from broker.domain.operators import OperatorGrant, OperatorRole, Operators
 from broker.domain.signals import ReporterBounds
 from broker.domain.spiffe import SpiffeId
+from broker.server.anomalies import AnomalyServicer
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate, JwtDoor
 from broker.server.instances import InstanceServicer
@@ -55,8 +56,10 @@ CREDENTIALS = "/broker.api.v1.CredentialService/"
 TOOLS = "/broker.api.v1.ToolService/"
 INSTANCES = "/broker.api.v1.InstanceService/"
 SIGNALS = "/broker.api.v1.SignalService/"
+ANOMALIES = "/broker.api.v1.AnomalyService/"
 LEASES = "/broker.api.v1.LeaseService/"
 QUARANTINES = "/broker.api.v1.QuarantineService/"
+FOR_OPERATORS = (QUARANTINES, INSTANCES, LEASES, SIGNALS, ANOMALIES)
 HEALTH = "/grpc.health.v1.Health/"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
@@ -220,6 +223,7 @@ class Served:
             instances=InstanceServicer(report_ended=self.broker.report_ended),
             leases=LeaseServicer(leases=self.broker.operate_leases, reconcile=self.broker.reconcile),
             signals=SignalServicer(report=self.report, clock=self.clock),
+            anomalies=AnomalyServicer(findings=self.broker.operate_findings),
             tools=ToolServicer(
                 list_tools=self.broker.list_tools,
                 authorize=self.broker.authorize,
@@ -269,7 +273,7 @@ class Served:
 
     def channel_for(self, method: str) -> Channel:
         """The connection of somebody who may call the RPC."""
-        return self.operator if method.startswith((QUARANTINES, INSTANCES, LEASES, SIGNALS)) else self.channel
+        return self.operator if method.startswith(FOR_OPERATORS) else self.channel
 
     def connect_without_certificate(self) -> Channel:
         """A connection to the door for JWT-SVIDs."""
@@ -304,7 +308,7 @@ class Served:
         channel: Channel = None,
         timeout: float | None = 10,
     ) -> Any:
-        return (channel or self.channel).unary_stream(method)(_bytes(request), timeout=timeout)
+        return (channel or self.channel_for(method)).unary_stream(method)(_bytes(request), timeout=timeout)
 
     async def refused(self, method: str, request: Message | bytes, **options: Any) -> Refusal:
         """How the call was refused; fails when it was not."""

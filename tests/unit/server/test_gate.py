@@ -21,6 +21,7 @@ from broker.server.rpc_table import RPCS
 from tests.fakes.samples import OTHER, OWNER
 from tests.unit.server.conftest import Serve
 from tests.unit.server.served import (
+    ANOMALIES,
     CREDENTIALS,
     HEALTH,
     REFLECTION,
@@ -32,7 +33,7 @@ from tests.unit.server.served import (
     an_acquisition,
 )
 
-STREAMS = {TASKS + "AttachTask", HEALTH + "Watch", REFLECTION}
+STREAMS = {TASKS + "AttachTask", HEALTH + "Watch", REFLECTION, ANOMALIES + "WatchFindings"}
 PLANTED = "hvs.planted-vault-token"
 
 

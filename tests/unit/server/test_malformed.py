@@ -61,7 +61,7 @@ async def answer(served: Served, rpc: str, requests: list[bytes]) -> Refusal | N
             assert await call.read() is grpc.aio.EOF
         elif method.server_streaming:
             call = served.stream(rpc, requests[0], timeout=PATIENCE)
-            assert await call.read()
+            assert await call.read() is not grpc.aio.EOF
             call.cancel()
         else:
             await served.call(rpc, requests[0], timeout=PATIENCE)

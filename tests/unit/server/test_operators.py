@@ -11,7 +11,15 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pool, json_format
 
-from broker.api.v1 import credentials_pb2, instances_pb2, leases_pb2, operators_pb2, signals_pb2, tasks_pb2
+from broker.api.v1 import (
+    anomalies_pb2,
+    credentials_pb2,
+    instances_pb2,
+    leases_pb2,
+    operators_pb2,
+    signals_pb2,
+    tasks_pb2,
+)
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.operators import OperatorRole
 from broker.domain.spiffe import SpiffeId
@@ -21,6 +29,7 @@ from tests.fakes.samples import BROKER, OTHER, OWNER
 from tests.unit.server.conftest import Serve
 from tests.unit.server.served import (
     ANN,
+    ANOMALIES,
     HEALTH,
     INSTANCES,
     LEASES,
@@ -66,11 +75,23 @@ def listing(**fields: Any) -> operators_pb2.ListQuarantinesRequest:
     return operators_pb2.ListQuarantinesRequest(**fields)
 
 
+WATCHING = ANOMALIES + "WatchFindings"
+NOTHING_THERE = {
+    LEASES + "GetLease": "LEASE_NOT_FOUND",
+    ANOMALIES + "GetFinding": "FINDING_NOT_FOUND",
+}
 REQUESTS = {
     QUARANTINES + "Quarantine": a_quarantine(),
     QUARANTINES + "Release": a_release(),
     QUARANTINES + "ListQuarantines": listing(),
     INSTANCES + "ReportEnded": instances_pb2.ReportEndedRequest(spiffe_id=str(OWNER)),
+    ANOMALIES + "ListFindings": anomalies_pb2.ListFindingsRequest(),
+    ANOMALIES + "GetFinding": anomalies_pb2.GetFindingRequest(finding_id="finding-1"),
+    ANOMALIES + "MarkFinding": anomalies_pb2.MarkFindingRequest(
+        finding_id="finding-1", mark=anomalies_pb2.ANOMALY_MARK_FALSE
+    ),
+    ANOMALIES + "LiftHold": anomalies_pb2.LiftHoldRequest(task_id="task-1", reason="a test"),
+    ANOMALIES + "WatchFindings": anomalies_pb2.WatchFindingsRequest(),
     LEASES + "ListLeases": leases_pb2.ListLeasesRequest(),
     LEASES + "GetLease": leases_pb2.GetLeaseRequest(lease_id="lease-1"),
     LEASES + "RevokeLease": leases_pb2.RevokeLeaseRequest(lease_id="lease-1", reason="a test"),
@@ -99,14 +120,19 @@ async def events(served: Served) -> list[AuditEvent]:
 
 
 async def as_(served: Served, who: SpiffeId, method: str) -> Refusal:
-    return await served.refused(method, REQUESTS[method], channel=served.connect(served.authority.svid(who)))
+    channel = served.connect(served.authority.svid(who))
+    if method != WATCHING:
+        return await served.refused(method, REQUESTS[method], channel=channel)
+    with pytest.raises(grpc.RpcError) as caught:
+        await served.stream(method, REQUESTS[method], channel=channel).read()
+    return Refusal.of(caught.value)
 
 
 def test_the_table_and_the_requests_here_name_the_same_rpcs() -> None:
     pool = descriptor_pool.Default()
     services = [
         pool.FindServiceByName(f"broker.api.v1.{name}Service")
-        for name in ("Quarantine", "Instance", "Lease", "Signal")
+        for name in ("Quarantine", "Instance", "Lease", "Signal", "Anomaly")
     ]
     methods = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
     assert set(OPERATING) == methods == set(REQUESTS)
@@ -147,9 +173,13 @@ async def test_who_is_no_operator_is_refused_and_written_down(
 async def test_a_role_that_is_missing_is_refused_and_written_down(served: Served, method: str) -> None:
     if OperatorRole.VIEWER in RPCS[method].roles:
         channel = served.connect(served.authority.svid(VERA))
-        if method == LEASES + "GetLease":  # the role is there, the lease is not
+        if method in NOTHING_THERE:  # the role is there, what is asked for is not
             refusal = await served.refused(method, REQUESTS[method], channel=channel)
-            assert refusal.reason == "LEASE_NOT_FOUND"
+            assert refusal.reason == NOTHING_THERE[method]
+            return
+        if method == WATCHING:
+            begin = await served.stream(method, REQUESTS[method], channel=channel).read()
+            assert begin == b"", "nothing is found yet"
             return
         await served.call(method, REQUESTS[method], channel=channel)
         return
@@ -220,6 +250,26 @@ async def test_what_an_operator_did_is_written_down_with_who_and_why(served: Ser
         (LEASES + "ListLeases", b"\x0a\x01\x06", "FIELD_INVALID"),
         (LEASES + "ListLeases", leases_pb2.ListLeasesRequest(task_id="X"), "FIELD_INVALID"),
         (LEASES + "ListLeases", leases_pb2.ListLeasesRequest(owner=str(ANN)), "FIELD_INVALID"),
+        (ANOMALIES + "ListFindings", anomalies_pb2.ListFindingsRequest(page_size=-1), "FIELD_INVALID"),
+        (ANOMALIES + "ListFindings", anomalies_pb2.ListFindingsRequest(page_token="'"), "FIELD_INVALID"),
+        (ANOMALIES + "ListFindings", anomalies_pb2.ListFindingsRequest(detector="X"), "FIELD_INVALID"),
+        (ANOMALIES + "ListFindings", anomalies_pb2.ListFindingsRequest(task_id="X"), "FIELD_INVALID"),
+        (ANOMALIES + "ListFindings", anomalies_pb2.ListFindingsRequest(instance=str(ANN)), "FIELD_INVALID"),
+        (ANOMALIES + "ListFindings", b"\x20\x63", "FIELD_INVALID"),  # a severity that there is not
+        (ANOMALIES + "GetFinding", anomalies_pb2.GetFindingRequest(), "FIELD_INVALID"),
+        (ANOMALIES + "GetFinding", anomalies_pb2.GetFindingRequest(finding_id="f-1"), "FINDING_NOT_FOUND"),
+        (ANOMALIES + "MarkFinding", anomalies_pb2.MarkFindingRequest(finding_id="f-1"), "FIELD_INVALID"),
+        (
+            ANOMALIES + "MarkFinding",
+            anomalies_pb2.MarkFindingRequest(
+                finding_id="f-1", mark=anomalies_pb2.ANOMALY_MARK_FALSE, reason="x" * 1001
+            ),
+            "FIELD_INVALID",
+        ),
+        (ANOMALIES + "MarkFinding", REQUESTS[ANOMALIES + "MarkFinding"], "FINDING_NOT_FOUND"),
+        (ANOMALIES + "LiftHold", anomalies_pb2.LiftHoldRequest(task_id="task-1"), "FIELD_INVALID"),
+        (ANOMALIES + "LiftHold", anomalies_pb2.LiftHoldRequest(reason="x"), "FIELD_INVALID"),
+        (ANOMALIES + "LiftHold", REQUESTS[ANOMALIES + "LiftHold"], "TASK_NOT_FOUND"),
         (LEASES + "GetLease", leases_pb2.GetLeaseRequest(), "FIELD_INVALID"),
         (LEASES + "GetLease", leases_pb2.GetLeaseRequest(lease_id="lease-1"), "LEASE_NOT_FOUND"),
         (LEASES + "RevokeLease", leases_pb2.RevokeLeaseRequest(lease_id="lease-1"), "FIELD_INVALID"),

@@ -31,6 +31,7 @@ from broker.usecases.list_tools import ListTools
 from broker.usecases.look_at_tasks import LookAtTasks
 from broker.usecases.notice import Notice
 from broker.usecases.noticing import NothingNoticed, NoticedBy
+from broker.usecases.operate_findings import OperateFindings
 from broker.usecases.operate_leases import OperateLeases
 from broker.usecases.quarantine import QuarantineInstances
 from broker.usecases.reconcile import Reconcile
@@ -221,6 +222,7 @@ class Broker:
             notice=noticed,
         )
         self.operate_leases = OperateLeases(store=store, revoke_leases=revoke_leases, clock=clock)
+        self.operate_findings = OperateFindings(store=store, clock=clock)
         self.view = FakeView(issuer)
         self.reconcile = Reconcile(
             store=store,
