@@ -69,6 +69,12 @@ class Attachment:
         name = tasks_pb2.TaskEndCause.Name(self.message.end_cause).removeprefix("TASK_END_CAUSE_")
         return "" if name == "UNSPECIFIED" else name
 
+    @property
+    def hold(self) -> str:
+        """Why the task gets nothing new for now: APPROVAL or FROZEN; empty when it is not on hold, as last heard."""
+        name = tasks_pb2.TaskHold.Name(self.message.hold).removeprefix("TASK_HOLD_")
+        return "" if name == "UNSPECIFIED" else name
+
     def start(self) -> None:
         """Begin to keep the task alive."""
         self._alive = asyncio.create_task(self._keep_alive(), name=f"keep-{self.message.task_id}")

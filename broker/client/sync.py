@@ -106,6 +106,11 @@ class SyncTask:
         return self._task.state
 
     @property
+    def hold(self) -> str:
+        """As `Task.hold`."""
+        return self._task.hold
+
+    @property
     def end_cause(self) -> str:
         """As `Task.end_cause`."""
         return self._task.end_cause

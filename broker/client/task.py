@@ -121,8 +121,14 @@ class Task:
         return self._attached.state
 
     @property
+    def hold(self) -> str:
+        """Why it gets nothing new for now (APPROVAL, FROZEN), because of what was found; empty when it is not on hold, as last
+        heard."""
+        return self._attached.hold
+
+    @property
     def end_cause(self) -> str:
-        """Why it ended (COMPLETED, DEADLINE, HEARTBEAT_LOST, REVOKED); empty while it lives, or not known."""
+        """Why it ended (COMPLETED, DEADLINE, HEARTBEAT_LOST, REVOKED, ANOMALY); empty while it lives, or not known."""
         return self._attached.end_cause
 
     def __repr__(self) -> str:

@@ -262,6 +262,7 @@ class QuarantineNotFoundError(NotFoundError):
         super().__init__("no such quarantine")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FieldViolation:
     """One field that is not acceptable: its path in the request, and what to do about it."""
 

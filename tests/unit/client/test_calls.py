@@ -25,6 +25,7 @@ from broker.client import (
     NotConnected,
     NotFound,
     TaskEnded,
+    TaskOnHold,
     Unauthenticated,
     Unavailable,
 )
@@ -41,6 +42,7 @@ Code = grpc.StatusCode
     [
         (Code.UNAUTHENTICATED, "SVID_INVALID", Unauthenticated),
         (Code.PERMISSION_DENIED, "ROLE_NOT_ALLOWED", Denied),
+        (Code.PERMISSION_DENIED, "TASK_ON_HOLD", TaskOnHold),
         (Code.NOT_FOUND, "TASK_NOT_FOUND", NotFound),
         (Code.INVALID_ARGUMENT, "FIELD_INVALID", InvalidRequest),
         (Code.ALREADY_EXISTS, "IDEMPOTENCY_KEY_REUSED", IdempotencyConflict),

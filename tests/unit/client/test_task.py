@@ -350,6 +350,20 @@ async def test_events_tell_what_happens_and_end_with_the_task(broker: Broker, fa
         assert credential.revoked
 
 
+async def test_a_warning_says_what_was_found_and_a_hold_is_seen(broker: Broker, fake: FakeBroker) -> None:
+    async with a_task(broker) as task:
+        await fake.until(lambda: fake.attached == 1)
+        assert task.hold == ""
+        events = task.events()
+        fake.task.hold = tasks_pb2.TASK_HOLD_FROZEN
+        await fake.tell("WARNING", text="a burst of calls")
+        async with asyncio.timeout(5):
+            event = await anext(events)
+        assert (event.kind, event.text, event.lease_id) == ("WARNING", "a burst of calls", None)
+        assert task.hold == "FROZEN"
+        assert not task.ended.is_set()
+
+
 async def test_events_end_when_the_block_is_left(broker: Broker, fake: FakeBroker) -> None:
     async with a_task(broker) as task:
         events = task.events()

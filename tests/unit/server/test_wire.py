@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from broker.api.v1 import credentials_pb2, tasks_pb2
+from broker.domain.findings import Hold
 from broker.domain.identifiers import VaultLeaseId
 from broker.domain.lease import LeaseState
 from broker.domain.task import EndCause, Outcome, TaskState
@@ -16,7 +17,7 @@ from tests.fakes.samples import ACCESSOR, a_lease, a_task, an_end
 from tests.fakes.system import NOON
 
 
-def words(enum: type[EventKind | EndCause | LeaseState | Outcome | TaskState]) -> set[str]:
+def words(enum: type[EventKind | EndCause | Hold | LeaseState | Outcome | TaskState]) -> set[str]:
     return {member.name for member in enum}
 
 
@@ -57,6 +58,7 @@ def test_the_wire_has_no_state_that_the_domain_has_not() -> None:
         (tasks_pb2.TaskState.keys(), "TASK_STATE_", TaskState),
         (tasks_pb2.TaskEndCause.keys(), "TASK_END_CAUSE_", EndCause),
         (tasks_pb2.TaskOutcome.keys(), "TASK_OUTCOME_", Outcome),
+        (tasks_pb2.TaskHold.keys(), "TASK_HOLD_", Hold),
     ):
         assert {name.removeprefix(prefix) for name in names} == words(enum) | {"UNSPECIFIED"}
 
