@@ -51,6 +51,7 @@ from broker.domain.peer import VerifiedIdentity, VerifiedOperator, VerifiedPeer
 from broker.ports.identity import PeerVerifier, TokenVerifier
 from broker.ports.observing import Kind, NoObserver, Observer
 from broker.ports.system import Clock, Ids
+from broker.server.peer_address import address_of
 from broker.server.rate_limit import RateLimit
 from broker.server.rpc_table import FOR_INSTANCES, RPCS, CallerKind, RpcRule
 from broker.server.status import internal, status_of
@@ -94,6 +95,8 @@ class Admitted:
 
 _current: ContextVar[Admitted] = ContextVar("admitted")
 _operating: ContextVar[OperatorCaller] = ContextVar("operating")
+_verify_again: ContextVar[Callable[[], None]] = ContextVar("verify-again")
+"""Raises when whoever is served would no longer be admitted; for streams."""
 
 
 def admitted() -> Admitted:
@@ -104,6 +107,10 @@ def admitted() -> Admitted:
 def admitted_operator() -> OperatorCaller:
     """The operator whose call is served. Only handlers of RPCs for operators may ask."""
     return _operating.get()
+
+
+def _nobody_sees(_peer: VerifiedPeer, _address: str) -> None:
+    """Where nobody watches from where instances call."""
 
 
 class Gate(grpc.aio.ServerInterceptor):
@@ -121,7 +128,9 @@ class Gate(grpc.aio.ServerInterceptor):
         ids: Ids,
         jwt_door: JwtDoor | None = None,
         observer: Observer | None = None,
+        see: Callable[[VerifiedPeer, str], None] = _nobody_sees,
     ) -> None:
+        self._see = see
         self._observer = observer or NoObserver()
         self._verifier = verifier
         self._operators = operators
@@ -147,6 +156,8 @@ class Gate(grpc.aio.ServerInterceptor):
         3. there is room for the call          4. the peer is verified, now (R4)
         5. the caller keeps to its rate        6. the caller's deadline has not passed
 
+        From where an instance calls is told after that, and waits for nothing.
+
         An RPC for operators: 4 comes before 3, because operators have room of their own, and after 5 the operator's
         role is looked at, so that nobody writes more into the audit trail than its rate allows.
         """
@@ -163,15 +174,20 @@ class Gate(grpc.aio.ServerInterceptor):
         try:
             peer = self._verify(method, rule, context)
             self._rate_limit.take(peer.spiffe_id, rule.cost, self._clock.now())
-            caller = Caller(peer=peer, request_id=request_id, time_left=_time_left(context))
+            time_left = _time_left(context)
+            address = address_of(context.peer())
+            self._see(peer, address)
+            caller = Caller(peer=peer, address=address, request_id=request_id, time_left=time_left)
 
             def verify_again() -> None:
                 self._verify(method, rule, context)
 
             token = _current.set(Admitted(caller=caller, verify_again=verify_again))
+            again = _verify_again.set(verify_again)
             try:
                 yield
             finally:
+                _verify_again.reset(again)
                 _current.reset(token)
         finally:
             self._under_way -= 1
@@ -190,11 +206,16 @@ class Gate(grpc.aio.ServerInterceptor):
             spiffe_id=identity.spiffe_id, roles=roles, svid_sha256=identity.svid_sha256
         )
         caller = OperatorCaller(operator=operator, request_id=request_id, time_left=_time_left(context))
+
+        def verify_again() -> None:
+            _demand_role(self._operators.roles_of(self._identify(context).spiffe_id), rule)
+
         self._operators_under_way += 1
-        token = _operating.set(caller)
+        token, again = _operating.set(caller), _verify_again.set(verify_again)
         try:
             yield
         finally:
+            _verify_again.reset(again)
             _operating.reset(token)
             self._operators_under_way -= 1
 
@@ -263,7 +284,8 @@ class Gate(grpc.aio.ServerInterceptor):
                     async for response in self._while_welcome(responses):
                         yield response
             except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
-                status = _to_status(error, method, request_id)
+                shown = await self._record(error, method, handler, request, context, request_id)
+                status = _to_status(shown, method, request_id)
             else:
                 return
             await context.abort_with_status(status)
@@ -348,7 +370,7 @@ class Gate(grpc.aio.ServerInterceptor):
             ShuttingDownError: the broker is stopping.
             BrokerError: the caller is no longer who may call.
         """
-        verify_again = admitted().verify_again
+        verify_again = _verify_again.get()
         step: asyncio.Future[Any] | None = None
         stop = asyncio.ensure_future(self.stopping.wait())
         try:

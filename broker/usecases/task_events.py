@@ -29,6 +29,7 @@ class EventKind(StrEnum):
     LEASE_REVOKED = "lease-revoked"
     TASK_ENDING = "task-ending"
     TASK_ENDED = "task-ended"
+    WARNING = "warning"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class TaskEvent:
     lease: Lease | None = None
     cause: EndCause | None = None
     """Of TASK_ENDING."""
+    text: str = ""
+    """Of WARNING: what was found, in words without an argument's value."""
 
 
 class TaskEvents:

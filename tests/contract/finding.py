@@ -282,3 +282,22 @@ class FindingCases:
             [c.RemoveMessage(message_id=gone), c.PostponeMessage(message_id=gone, next_attempt_at=until)]
         )
         assert (await store.figures()).messages == 2
+
+    async def test_messages_to_a_receiver_come_in_order_due_or_not(self, store: Store) -> None:
+        first, second, later = a_message("b"), a_message("a", SECOND), a_message("c", SECOND * 60)
+        other = replace(a_message("d"), receiver="siem")
+        await store.commit([c.AddMessage(message=one) for one in (later, other, second, first)])
+        assert dict(await store.message_counts()) == {"soc": 3, "siem": 1}
+        assert await store.messages_to("soc", 10) == (first, second, later)
+        assert await store.messages_to("soc", 2) == (first, second)
+        assert await store.messages_to("nobody", 10) == ()
+        until = NOON + SECOND * 300
+        await store.commit(
+            [
+                c.PostponeMessage(message_id=first.message_id, next_attempt_at=until),
+                c.RemoveMessage(message_id=other.message_id),
+            ]
+        )
+        postponed = replace(first, attempts=1, next_attempt_at=until)
+        assert await store.messages_to("soc", 10) == (postponed, second, later)
+        assert dict(await store.message_counts()) == {"soc": 3}

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from broker.domain.decision import Decision
 from broker.domain.findings import Answer, RecordedFinding
 from broker.domain.lease import LeaseState
+from broker.domain.messages import ReceiverKind
 from broker.domain.task import EndCause, TaskState
 from broker.ports.observing import Kind, Outcome
 from broker.ports.store import StoreFigures
@@ -139,6 +140,15 @@ class PrometheusMetrics:
             "tasklease_svid_expires_timestamp_seconds", "When the broker's own SVID expires."
         )
         self._ready = self._gauge("tasklease_ready", "1 while calls are worth making.")
+        self._messages = Counter(
+            "tasklease_messages_total",
+            "Messages to systems outside: what came of each attempt, and what was given up or left out.",
+            ["kind", "outcome"],
+            registry=self.registry,
+        )
+        self._waiting = self._gauge(
+            "tasklease_messages_waiting", "Messages to systems outside that nobody has taken yet.", ["kind"]
+        )
         for cause in EndCause:
             self._ended.labels(cause.value)
 
@@ -217,6 +227,15 @@ class PrometheusMetrics:
         self._watches.set(watches)
         self._watch_values.labels("now").set(size)
         self._watch_values.labels("most").set(most)
+
+    def attempted(self, kind: ReceiverKind, outcome: str) -> None:
+        """See ports.telling.TellingWatched."""
+        self._messages.labels(kind.value, outcome).inc()
+
+    def waiting(self, counts: Mapping[ReceiverKind, int]) -> None:
+        """See ports.telling.TellingWatched."""
+        for kind, count in counts.items():
+            self._waiting.labels(kind.value).set(count)
 
     def reconciled(self, found: Reconciliation) -> None:
         """What a comparison of the store with Vault found."""

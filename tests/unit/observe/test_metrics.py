@@ -16,6 +16,7 @@ from broker.devstack.parts import REPOSITORY
 from broker.domain.decision import Decision, Shadow, Verdict
 from broker.domain.errors import TaskNotFoundError
 from broker.domain.lease import LeaseState
+from broker.domain.messages import ReceiverKind
 from broker.domain.task import Outcome, TaskState
 from broker.ports.observing import Kind
 from broker.ports.store import StoreFigures
@@ -112,6 +113,16 @@ async def test_decisions_are_counted_by_what_was_answered_and_by_the_candidate()
         'action="acquire",reason="POLICY_DENIED",shadow="agrees",verdict="deny"',
     ):
         assert f"tasklease_decisions_total{{{labels}}} 1.0" in shown(metrics)
+
+
+def test_messages_are_counted_by_the_receiver_s_kind_and_by_how_it_went() -> None:
+    metrics = PrometheusMetrics()
+    for outcome in ("failed", "taken", "taken"):
+        metrics.attempted(ReceiverKind.OCSF, outcome)
+    assert value(metrics, "tasklease_messages_total", kind="ocsf", outcome="taken") == 2
+    for waiting in (7, 0):
+        metrics.waiting({ReceiverKind.WEBHOOK: waiting})
+        assert value(metrics, "tasklease_messages_waiting", kind="webhook") == waiting
 
 
 def test_health() -> None:

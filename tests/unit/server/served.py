@@ -26,6 +26,7 @@ from broker.adapters.store.sqlite import SqliteStore
 from broker.api.v1 import credentials_pb2, tasks_pb2
 from broker.client import Svid
 from broker.domain.operators import OperatorGrant, OperatorRole, Operators
+from broker.domain.signals import ReporterBounds
 from broker.domain.spiffe import SpiffeId
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate, JwtDoor
@@ -34,9 +35,12 @@ from broker.server.leases import LeaseServicer
 from broker.server.quarantines import QuarantineServicer
 from broker.server.rate_limit import RateLimit
 from broker.server.serving import GrpcServer
+from broker.server.signals import SignalServicer
 from broker.server.tasks import TaskServicer
 from broker.server.tools import ToolServicer
 from broker.usecases.record_refusal import RecordRefusal
+from broker.usecases.report_signal import ReportSignal
+from tests.fakes.answers import FakeAnswers
 from tests.fakes.issuer import FakeIssuer
 from tests.fakes.samples import BROKER, OWNER, a_catalog
 from tests.fakes.system import CountingIds, FakeClock
@@ -50,6 +54,7 @@ TASKS = "/broker.api.v1.TaskService/"
 CREDENTIALS = "/broker.api.v1.CredentialService/"
 TOOLS = "/broker.api.v1.ToolService/"
 INSTANCES = "/broker.api.v1.InstanceService/"
+SIGNALS = "/broker.api.v1.SignalService/"
 LEASES = "/broker.api.v1.LeaseService/"
 QUARANTINES = "/broker.api.v1.QuarantineService/"
 HEALTH = "/grpc.health.v1.Health/"
@@ -190,6 +195,14 @@ class Served:
             if limits.token_methods
             else None,
         )
+        self.answers = FakeAnswers(store, self.clock)
+        self.report = ReportSignal(
+            store=store,
+            catalogs=self.broker.catalogs,
+            answer_findings=self.answers,
+            bounds_of=lambda _reporter: ReporterBounds(),
+            clock=self.clock,
+        )
         own = authority.svid(BROKER)
         self.server = GrpcServer(
             tasks=TaskServicer(
@@ -206,6 +219,7 @@ class Served:
             quarantines=QuarantineServicer(quarantine=self.broker.quarantine_instances),
             instances=InstanceServicer(report_ended=self.broker.report_ended),
             leases=LeaseServicer(leases=self.broker.operate_leases, reconcile=self.broker.reconcile),
+            signals=SignalServicer(report=self.report, clock=self.clock),
             tools=ToolServicer(
                 list_tools=self.broker.list_tools,
                 authorize=self.broker.authorize,
@@ -255,7 +269,7 @@ class Served:
 
     def channel_for(self, method: str) -> Channel:
         """The connection of somebody who may call the RPC."""
-        return self.operator if method.startswith((QUARANTINES, INSTANCES, LEASES)) else self.channel
+        return self.operator if method.startswith((QUARANTINES, INSTANCES, LEASES, SIGNALS)) else self.channel
 
     def connect_without_certificate(self) -> Channel:
         """A connection to the door for JWT-SVIDs."""

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pool, json_format
 
-from broker.api.v1 import credentials_pb2, instances_pb2, leases_pb2, operators_pb2, tasks_pb2
+from broker.api.v1 import credentials_pb2, instances_pb2, leases_pb2, operators_pb2, signals_pb2, tasks_pb2
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.operators import OperatorRole
 from broker.domain.spiffe import SpiffeId
@@ -26,6 +26,7 @@ from tests.unit.server.served import (
     LEASES,
     QUARANTINES,
     REFLECTION,
+    SIGNALS,
     TASKS,
     VERA,
     Limits,
@@ -49,6 +50,18 @@ def a_release(**changed: Any) -> operators_pb2.ReleaseRequest:
     return operators_pb2.ReleaseRequest(**good | changed)
 
 
+def a_signal(**changed: Any) -> signals_pb2.ReportSignalRequest:
+    good: dict[str, Any] = {
+        "event_id": "event-0001",
+        "instance": str(OWNER),
+        "kind": "malware",
+        "severity": signals_pb2.SIGNAL_SEVERITY_HIGH,
+        "confidence": 0.5,
+        "happened": "a process that nobody started",
+    }
+    return signals_pb2.ReportSignalRequest(**good | changed)
+
+
 def listing(**fields: Any) -> operators_pb2.ListQuarantinesRequest:
     return operators_pb2.ListQuarantinesRequest(**fields)
 
@@ -62,6 +75,7 @@ REQUESTS = {
     LEASES + "GetLease": leases_pb2.GetLeaseRequest(lease_id="lease-1"),
     LEASES + "RevokeLease": leases_pb2.RevokeLeaseRequest(lease_id="lease-1", reason="a test"),
     LEASES + "Reconcile": leases_pb2.ReconcileRequest(reason="a test"),
+    SIGNALS + "ReportSignal": a_signal(),
 }
 
 
@@ -91,7 +105,8 @@ async def as_(served: Served, who: SpiffeId, method: str) -> Refusal:
 def test_the_table_and_the_requests_here_name_the_same_rpcs() -> None:
     pool = descriptor_pool.Default()
     services = [
-        pool.FindServiceByName(f"broker.api.v1.{name}Service") for name in ("Quarantine", "Instance", "Lease")
+        pool.FindServiceByName(f"broker.api.v1.{name}Service")
+        for name in ("Quarantine", "Instance", "Lease", "Signal")
     ]
     methods = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
     assert set(OPERATING) == methods == set(REQUESTS)
