@@ -182,6 +182,7 @@ class AnswerFindings:
         changes: tuple[Change, ...] = (
             RecordFinding(finding=recorded),
             Append(event=self._found_event(recorded, request_id)),
+            *([] if recorded.answered_at is None else [Append(event=self._answered_event(recorded, now))]),
             *self.tell(recorded, chosen.tell),
         )
         plan = _Plan(recorded=recorded, changes=changes)
@@ -272,13 +273,7 @@ class AnswerFindings:
         now = self._clock.now()
         done = replace(recorded, answered_at=now)
         found = recorded.found
-        event = AuditEvent(
-            kind=AuditKind.ANOMALY_ANSWERED,
-            at=now,
-            actor=str(self._actor),
-            task_id=found.task_id or "",
-            facts={"finding": recorded.finding_id, "answer": recorded.answer.value},
-        )
+        event = self._answered_event(recorded, now)
         chosen = self._chosen(found, await self._task_of(found))
         change = AnswerFinding(finding_id=recorded.finding_id, at=now)
         try:
@@ -342,6 +337,15 @@ class AnswerFindings:
                 "source": found.source,
                 "answer": recorded.answer.value,
             },
+        )
+
+    def _answered_event(self, recorded: RecordedFinding, at: datetime) -> AuditEvent:
+        return AuditEvent(
+            kind=AuditKind.ANOMALY_ANSWERED,
+            at=at,
+            actor=str(self._actor),
+            task_id=recorded.found.task_id or "",
+            facts={"finding": recorded.finding_id, "answer": recorded.answer.value},
         )
 
     def _start(self, coroutine: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:

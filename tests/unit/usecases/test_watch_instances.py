@@ -1,445 +1,309 @@
-"""Watches of instances: whoever sees a part finds what one finds that sees everything, and what is in the store is not missed."""
+"""Watches over instances: what is found is what one finds that sees everything, in order, whatever this process has missed."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from broker.adapters.store.sqlite import SqliteStore
-from broker.anomaly.events import Event
+from broker.anomaly.events import Event, EventKind
 from broker.anomaly.findings import Finding
-from broker.anomaly.watching import Watch
-from broker.domain.actions import Action, ActionOutcome
-from broker.domain.changes import (
-    CloseAction,
-    CreateTask,
-    EndTask,
-    RecordAction,
-    RecordFinding,
-    SaveModel,
-    SeeInstance,
-)
-from broker.domain.errors import DenialClass, StoreUnavailableError
-from broker.domain.findings import Answer, RecordedFinding
-from broker.domain.identifiers import ActionId, TaskId
+from broker.anomaly.retries import Patience, RetryParameters
+from broker.anomaly.watching import Watch, WatchParameters
+from broker.domain.changes import SeeInstance
+from broker.domain.errors import BrokerError, DenialClass, InstanceQuarantinedError, StoreUnavailableError
+from broker.domain.findings import Answer, Hold
 from broker.domain.sightings import Sighting
 from broker.domain.spiffe import SpiffeId
-from broker.domain.task import EndCause, Task
-from broker.usecases.task_work import (
-    called_event,
-    closed_event,
-    decided_event,
-    declared_event,
-    ended_event,
-    instance_ended_event,
-)
-from broker.usecases.usual import written
+from broker.domain.task import Outcome, Task
+from broker.usecases.task_work import called_event, decided_event, declared_event
 from broker.usecases.watch_instances import LATE, WatchInstances, found_of
-from tests.fakes.samples import OWNER, a_catalog, a_task, a_tool, an_action, an_end
-from tests.fakes.system import NOON, FakeClock
-from tests.unit.anomaly.making import model_of
-from tests.unit.usecases.wiring import FixedCatalog
+from tests.fakes.samples import OTHER, OWNER, a_caller
+from tests.unit.usecases.test_authorize_action import denying
+from tests.unit.usecases.watching import SCOPE, a_broker_over, called, declared, opened
+from tests.unit.usecases.wiring import Broker, a_declaration
 
-CATALOG = a_catalog(tools=(a_tool(), a_tool("read-vault", canary=True)))
-HERE = Sighting(at=NOON, address="10.0.0.1", svid_sha256="aa")
-
-
-class World:
-    """A store, and what an instance does in it, second by second."""
-
-    def __init__(self, store: SqliteStore) -> None:
-        self.store = store
-        self.clock = FakeClock()
-        self.catalogs = FixedCatalog(CATALOG)
-        self.length: dict[TaskId, int] = {}
-
-    def watching(self, most: int = 100) -> WatchInstances:
-        return WatchInstances(store=self.store, catalogs=self.catalogs, clock=self.clock, most=most)
-
-    async def declares(self, task_id: str = "task-1", owner: SpiffeId = OWNER) -> Task:
-        self.clock.advance(seconds=1)
-        task = a_task(task_id, owner=owner, created_at=self.clock.now(), idempotency_key=None)
-        await self.store.commit([CreateTask(task=task, max_live=1_000)])
-        self.length[task.task_id] = 0
-        return task
-
-    async def acts(self, task: Task, name: str = "read-orders", *, denied: bool = False) -> Event:
-        return decided_event(await self.action(task, name, denied=denied), task, CATALOG)
-
-    async def action(self, task: Task, name: str = "read-orders", *, denied: bool = False) -> Action:
-        self.clock.advance(seconds=1)
-        self.length[task.task_id] = position = self.length[task.task_id] + 1
-        action = an_action(
-            position,
-            action_id=ActionId(f"action-{task.task_id}-{position}"),
-            task_id=task.task_id,
-            owner=task.owner,
-            name=name,
-            effect=CATALOG.tools["read-orders"].effect({}),
-            at=self.clock.now(),
-            allowed=not denied,
-            idempotency_key=None,
-            **({"reason": "POLICY_DENIED", "denial_class": DenialClass.STRUCTURAL} if denied else {}),
-        )
-        await self.store.commit([RecordAction(action=action)])
-        return action
-
-    async def ends(self, task: Task, cause: EndCause = EndCause.COMPLETED) -> Event:
-        self.clock.advance(seconds=1)
-        end = an_end(cause, self.clock.now())
-        await self.store.commit([EndTask(task_id=task.task_id, end=end)])
-        return ended_event(task.ending(end))
+THIRD = SpiffeId.parse("spiffe://example.test/agent/invoice-bot/third")
 
 
 @pytest_asyncio.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    store = SqliteStore.open(f"sqlite:///{tmp_path / 'broker.db'}")
-    yield World(store)
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    store = opened(tmp_path)
+    yield store
     await store.close()
 
 
-def ids(findings: tuple[Finding, ...] | list[Finding]) -> set[str]:
-    return {found_of(one).finding_id for one in findings}
+@pytest.fixture
+def reads(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of what is read of the store from here on."""
+    asked: list[str] = []
+
+    def counting(name: str) -> Callable[..., Awaitable[Any]]:
+        real = getattr(store, name)
+
+        def counted(*args: Any, **named: Any) -> Awaitable[Any]:
+            asked.append(name)
+            read: Awaitable[Any] = real(*args, **named)
+            return read
+
+        return counted
+
+    for name in ("tasks_of", "actions_of", "sightings_of", "model", "finding_page"):
+        monkeypatch.setattr(store, name, counting(name))
+    return asked
 
 
-async def record(world: World, finding: Finding) -> None:
-    found = found_of(finding)
-    recorded = RecordedFinding(
-        finding_id=found.finding_id, found=found, found_at=world.clock.now(), answer=Answer.NOTE
+async def done(broker: Broker, task: Task, tool: str = "read-orders") -> Event:
+    """A call that nobody notices, as the event that it is."""
+    found = await called(broker, task, tool)
+    return decided_event(found.action, task, broker.catalogs.current())
+
+
+def unwatched(store: SqliteStore) -> Broker:
+    """A broker whose steps nobody notices: tests say what watches are told."""
+    return a_broker_over(store, answer=Answer.NOTE).restarted()
+
+
+def a_watcher(broker: Broker, parameters: WatchParameters | None = None, **changed: Any) -> WatchInstances:
+    return WatchInstances(
+        store=broker.store, catalogs=broker.catalogs, clock=broker.clock, parameters=parameters, **changed
     )
-    await world.store.commit([RecordFinding(finding=recorded)])
 
 
-async def storm(world: World, task: Task, times: int) -> list[Event]:
-    """Refusals of one effect, again and again."""
-    return [await world.acts(task, denied=True) for _ in range(times)]
+def rules(found: tuple[Finding, ...]) -> list[tuple[str, str]]:
+    return [(one.detector.value, one.rule) for one in found]
 
 
-class Counted:
-    """Counts what is asked of a store."""
-
-    def __init__(self, store: SqliteStore) -> None:
-        self.asked = 0
-        self.away = False
-        self._store = store
-
-    def __getattr__(self, name: str) -> Callable[..., object]:
-        self.asked += 1
-        if self.away:
-            raise StoreUnavailableError
-        found: Callable[..., object] = getattr(self._store, name)
-        return found
-
-
-# Replicas ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("turns", [1, 2, 3])
-async def test_two_that_see_halves_of_a_task_find_what_one_finds_that_sees_it_whole(
-    world: World, turns: int
-) -> None:
-    whole, halves = world.watching(), (world.watching(), world.watching())
-    task = await world.declares()
-    found, by_halves = (
-        list(await whole.observe(declared_event(task))),
-        list(await halves[0].observe(declared_event(task))),
-    )
-    for number in range(8):
-        event = await world.acts(task, denied=True)
-        found += await whole.observe(event)
-        by_halves += await halves[number // turns % 2].observe(event)
-    assert [one.rule for one in found] == ["refused-again"]
-    assert ids(by_halves) == ids(found)
-
-
-async def test_what_stands_in_no_single_replica_is_found_by_a_round(world: World) -> None:
-    one, other = world.watching(), world.watching()
-    first, second = await world.declares("task-1"), await world.declares("task-2")
-    await one.observe(declared_event(first))
-    await other.observe(declared_event(second))
-    await one.observe(instance_ended_event(OWNER, world.clock.now()))
-    events = await storm(world, first, 4)
-    assert not await other.look_again()
-    for event in events[:1]:
-        await one.observe(event)
-    other.stale(OWNER)
-    found = await other.look_again()
-    assert "refused-again" in {one.rule for one in found}
-    assert not await other.look_again(), "nothing is due any more"
-
-
-async def test_another_replicas_end_of_a_task_makes_a_watch_stale_by_its_task(world: World) -> None:
-    watches = world.watching()
-    task = await world.declares()
+async def test_what_follows_is_folded_without_a_read(store: SqliteStore, reads: list[str]) -> None:
+    broker = unwatched(store)
+    task = await declared(broker)
+    watches = a_watcher(broker)
     await watches.observe(declared_event(task))
-    await storm(world, task, 4)
-    watches.stale_by_task(TaskId("task-9"))
-    assert not await watches.look_again()
-    watches.stale_by_task(task.task_id)
-    assert [one.rule for one in await watches.look_again()] == ["refused-again"]
+    events = [await done(broker, task) for _ in range(5)]
+    spare = await done(broker, task, "spare-keys")
+    reads.clear()
+    for event in events:
+        assert await watches.observe(event) == ()
+    found = await watches.observe(spare)
+    assert rules(found) == [("canary", "touched")]
+    assert reads == []
 
 
-async def test_a_call_from_elsewhere_is_seen_beside_what_other_replicas_saw(world: World) -> None:
-    one, other = world.watching(), world.watching()
-    task = await world.declares()
-    await one.observe(declared_event(task))
-    await other.observe(declared_event(task))
-    await world.store.commit([SeeInstance(instance=OWNER, sighting=HERE)])
-    assert not await one.observe(called_event(OWNER, HERE))
-    there = Sighting(at=NOON + timedelta(seconds=5), address="198.51.100.9", svid_sha256="aa")
-    found = await other.observe(called_event(OWNER, there))
-    assert [one.rule for one in found] == ["two-places"]
-
-
-# Restarts ------------------------------------------------------------------------------------------------------
-
-
-async def test_what_was_durable_and_not_found_at_a_crash_is_found_by_the_start(world: World) -> None:
-    task = await world.declares()
-    before = world.watching()
-    assert not await before.observe(declared_event(task))
-    for _ in range(3):
-        assert not await before.observe(await world.acts(task, denied=True))
-    events = await storm(world, task, 1)
-    started = world.watching()
-    found = [one async for some in started.look_at_all() for one in some]
-    assert [one.rule for one in found] == ["refused-again"]
-    assert events[-1].decided is not None
-    assert found[0].evidence[-1] == events[-1].decided.action_id
-    assert ids(list(await before.observe(events[-1]))) == ids(found)
-
-
-async def test_a_start_looks_at_every_instance_that_works(world: World) -> None:
-    owners = [
-        SpiffeId(trust_domain=OWNER.trust_domain, path=f"/agent/invoice-bot/{number}") for number in range(7)
-    ]
-    for number, owner in enumerate(owners):
-        await storm(world, await world.declares(f"task-{number}", owner), 4)
-    watches = world.watching()
-    found = [one async for some in watches.look_at_all() for one in some]
-    assert {one.instance for one in found} == set(owners)
-    assert watches.watches == len(owners)
-
-
-async def test_what_is_recorded_is_not_told_again_but_at_its_own_event(world: World) -> None:
-    task = await world.declares()
-    events = await storm(world, task, 4)
-    (found,) = await world.watching().observe(events[-1])
-    await record(world, found)
-    assert [one async for one in world.watching().look_at_all()] == []
-    assert await world.watching().observe(events[-1]) == (found,)
-    assert not await world.watching().observe(await world.acts(task))
-
-
-async def test_an_old_finding_of_an_ended_task_is_not_told(world: World) -> None:
-    first = await world.declares("task-1")
-    await storm(world, first, 4)
-    await world.ends(first)
-    world.clock.advance(seconds=LATE.total_seconds())
-    second = await world.declares("task-2")
-    assert not await world.watching().observe(declared_event(second))
-
-
-# One watch -----------------------------------------------------------------------------------------------------
-
-
-async def test_where_nothing_is_missing_nothing_is_read(world: World) -> None:
-    counted = Counted(world.store)
-    watches = WatchInstances(store=counted, catalogs=world.catalogs, clock=world.clock)  # type: ignore[arg-type]
-    task = await world.declares()
+async def test_a_gap_is_filled_before_anything_is_said(store: SqliteStore) -> None:
+    broker = unwatched(store)
+    task = await declared(broker)
+    watches = a_watcher(broker)
     await watches.observe(declared_event(task))
-    before = counted.asked
-    for number in range(20):
-        action = await world.action(task)
-        await watches.observe(decided_event(action, task, CATALOG))
-        if number % 2:
-            world.clock.advance(seconds=1)
-            closed = action.closed(ActionOutcome.SUCCEEDED, world.clock.now())
-            await world.store.commit(
-                [
-                    CloseAction(
-                        action_id=action.action_id,
-                        task_id=task.task_id,
-                        outcome=closed.outcome,
-                        at=world.clock.now(),
-                    )
-                ]
-            )
-            await watches.observe(closed_event(closed, task))
-    await watches.observe(declared_event(await world.declares("task-2")))
-    await watches.observe(await world.ends(task))
-    assert counted.asked == before
+    await done(broker, task, "spare-keys")  # elsewhere
+    found = await watches.observe(await done(broker, task))
+    assert rules(found) == [("canary", "touched")]
 
 
-@pytest.mark.parametrize("missing", ["gap", "out of order"])
-async def test_where_something_is_missing_it_is_read(world: World, missing: str) -> None:
-    watches = world.watching()
-    task, other = await world.declares("task-1"), await world.declares("task-2")
-    for one in (task, other):
-        await watches.observe(declared_event(one))
-    events = await storm(world, task, 4)
-    if missing == "gap":
-        found = await watches.observe(events[-1])
-    else:
-        later = await world.ends(other)
-        for event in (*events[:-1], later):
-            assert not await watches.observe(event)
-        found = await watches.observe(events[-1])
-    assert "refused-again" in {one.rule for one in found}
+async def test_two_that_see_halves_find_what_one_finds_with_the_same_ids(store: SqliteStore) -> None:
+    broker = unwatched(store)
+    broker.policy.instead = denying("read-orders", denial_class=DenialClass.STRUCTURAL)
+    task = await declared(broker)
+    one, first, second = (a_watcher(broker) for _ in range(3))
+    alone, halves = [], set()
+    for watches in (one, first, second):
+        await watches.observe(declared_event(task))
+    for turn in range(30):
+        event = await done(broker, task)
+        alone += [found_of(found).finding_id for found in await one.observe(event)]
+        half = (first, second)[turn % 2]
+        halves |= {found_of(found).finding_id for found in await half.observe(event)}
+    assert alone, "thirty refusals of the same are found by somebody who sees them all"
+    assert halves == set(alone)
 
 
-async def test_a_finding_of_a_round_is_told_at_its_event_as_well(world: World) -> None:
-    watches = world.watching()
-    task = await world.declares()
+async def test_what_stands_in_no_single_replica_is_found_by_a_round(store: SqliteStore) -> None:
+    broker = unwatched(store)
+    task = await declared(broker)
+    watches = a_watcher(broker)
     await watches.observe(declared_event(task))
-    events = await storm(world, task, 4)
+    await done(broker, task, "spare-keys")  # elsewhere, and nothing follows
+    assert await watches.look_again() == ()
     watches.stale(OWNER)
-    found = await watches.look_again()
-    await record(world, found[0])
-    assert await watches.observe(events[-1]) == found
-    assert not await watches.observe(events[0])
+    assert rules(await watches.look_again()) == [("canary", "touched")]
 
 
-async def test_canaries_of_the_catalog_are_seen_live_and_again(world: World) -> None:
-    task = await world.declares()
-    live = world.watching()
-    await live.observe(declared_event(task))
-    found = await live.observe(await world.acts(task, "read-vault"))
-    assert [one.rule for one in found] == ["touched"]
-    assert [one async for one in world.watching().look_at_all()] == [found]
+async def test_events_at_once_are_folded_one_after_another(store: SqliteStore) -> None:
+    broker = unwatched(store)
+    task = await declared(broker)
+    events = [await done(broker, task) for _ in range(8)]
+    spare = await done(broker, task, "spare-keys")
+    watches = a_watcher(broker)
+    results = await asyncio.gather(
+        *(watches.observe(event) for event in (declared_event(task), spare, *reversed(events)))
+    )
+    found = {found_of(one).finding_id for result in results for one in result}
+    assert len(found) == 1
+    assert await watches.observe(spare), "whoever asks about the step at which it was found is told again"
 
 
-async def test_calls_for_an_ended_task_count_over_a_new_watch(world: World) -> None:
-    task = await world.declares()
-    watches = world.watching()
+async def test_a_watch_that_is_let_go_comes_back_from_the_store(store: SqliteStore) -> None:
+    broker = unwatched(store)
+    watches = a_watcher(broker, most=2)
+    tasks = {}
+    for owner in (OWNER, OTHER, THIRD):
+        tasks[owner] = await broker.declare(a_caller(owner), a_declaration(scope=SCOPE))
+        broker.clock.advance(milliseconds=1)
+        await watches.observe(declared_event(tasks[owner]))
+    assert watches.watches == 2
+    await done(broker, tasks[OWNER], "spare-keys")
+    assert rules(await watches.observe(await done(broker, tasks[OWNER]))) == [("canary", "touched")]
+    assert watches.watches == 2
+
+
+async def test_what_is_held_is_bounded_whatever_an_instance_does(store: SqliteStore) -> None:
+    broker = unwatched(store)
+    task = await declared(broker)
+    watches = a_watcher(broker)
     await watches.observe(declared_event(task))
-    await watches.observe(await world.ends(task, EndCause.DEADLINE))
-    rules = []
-    for number in range(4):
-        at = world.clock.now() + timedelta(seconds=10 + number)
-        sighting = Sighting(at=at, address="10.0.0.1", svid_sha256="aa")
-        rules += [one.rule for one in await watches.observe(called_event(OWNER, sighting, task))]
-        watches.stale(OWNER)
-        await watches.look_again()
-    assert rules == ["outside-task"]
+    one = watches.most()
+    for _ in range(70):
+        await watches.observe(await done(broker, task))
+    assert 0 < watches.size() <= watches.most() == one == Watch().most()
+    await watches.observe(declared_event(await broker.declare(a_caller(OTHER), a_declaration(scope=SCOPE))))
+    assert watches.most() == 2 * one
 
 
-async def test_an_instance_that_was_reported_gone_and_goes_on_is_found_after_a_restart(world: World) -> None:
-    task = await world.declares()
-    await world.ends(task, EndCause.INSTANCE_GONE)
-    world.clock.advance(seconds=10)
-    again = await world.declares("task-2")
-    found = await world.watching().observe(declared_event(again))
-    assert [one.rule for one in found] == ["after-instance"]
+async def test_the_same_svid_from_two_replicas_in_two_places_is_found(store: SqliteStore) -> None:
+    broker = unwatched(store)
+    await declared(broker)
+    here, there = a_watcher(broker), a_watcher(broker)
+    found: tuple[Finding, ...] = ()
+    for watches, address in ((here, "10.0.0.1"), (there, "10.0.0.2")):
+        broker.clock.advance(seconds=1)
+        sighting = Sighting(at=broker.clock.now(), address=address, svid_sha256="ab" * 32)
+        await _seen(broker, sighting)
+        found = await watches.observe(called_event(OWNER, sighting))
+    assert rules(found) == [("identity-misuse", "two-places")]
 
 
-async def test_events_at_once_take_turns_and_one_watch_is_made(
-    world: World, monkeypatch: pytest.MonkeyPatch
+async def test_what_a_round_finds_of_tasks_long_over_is_history(store: SqliteStore) -> None:
+    broker = unwatched(store)
+    task = await declared(broker)
+    await done(broker, task, "spare-keys")
+    await broker.complete(a_caller(), task.task_id, Outcome.SUCCEEDED, "")
+    watches = a_watcher(broker)
+    await watches.observe(declared_event(await declared(broker)))
+    broker.clock.advance(seconds=LATE.total_seconds() + 60)
+    watches.stale(OWNER)
+    assert await watches.look_again() == ()
+    recent = a_watcher(broker)
+    other = await declared(broker)
+    await done(broker, other, "spare-keys")
+    recent.missed(OWNER)
+    assert {one.task_id for one in await recent.look_again()} == {other.task_id}
+
+
+async def test_a_past_that_was_judged_by_a_rule_is_not_judged_anew_by_other_parameters(
+    store: SqliteStore,
 ) -> None:
-    made: list[Watch] = []
-    begin = Watch.__init__
+    """What an operator has let go on is not stopped again because the broker was started with other parameters."""
+    broker = a_broker_over(store, answer=Answer.FREEZE)
+    broker.policy.instead = denying("read-orders", denial_class=DenialClass.STRUCTURAL)
+    task = await declared(broker)
+    for _ in range(30):
+        with suppress(BrokerError):
+            await called(broker, task)
+    assert (await broker.task(task.task_id)).hold is Hold.FROZEN
+    stricter = a_watcher(broker, _stricter())
+    stricter.missed(OWNER)
+    assert await stricter.look_again() == ()
+    fresh = broker.restarted()
+    fresh.policy.instead = broker.policy.instead
+    other = await declared(fresh)
+    for _ in range(4):
+        await done(fresh, other)
+    stricter.missed(OWNER)
+    assert {one.task_id for one in await stricter.look_again()} == {other.task_id}
 
-    def counting(self: Watch, *given: object, **named: object) -> None:
-        made.append(self)
-        begin(self, *given, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Watch, "__init__", counting)
-    task = await world.declares()
-    events = await storm(world, task, 4)
-    watches = world.watching()
-    found = await asyncio.gather(*map(watches.observe, (declared_event(task), *events)))
-    assert len(made) == 1
-    assert [len(one) for one in found] == [0, 0, 0, 0, 1] or ids(found[0]) == ids(found[-1])
-
-
-async def test_the_one_that_did_nothing_for_longest_goes(world: World) -> None:
-    watches = world.watching(most=2)
+async def test_one_watch_that_fails_keeps_no_other_from_being_looked_at(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = unwatched(store)
     tasks = [
-        await world.declares(
-            f"task-{number}", SpiffeId(trust_domain=OWNER.trust_domain, path=f"/agent/invoice-bot/{number}")
-        )
-        for number in range(3)
+        await broker.declare(a_caller(owner), a_declaration(scope=SCOPE)) for owner in (OWNER, OTHER, THIRD)
     ]
     for task in tasks:
-        await watches.observe(declared_event(task))
-    assert watches.watches == 2
-    assert 0 < watches.size() <= watches.most()
-    await storm(world, tasks[0], 3)
-    found = await watches.observe(await world.acts(tasks[0], denied=True))
-    assert [one.rule for one in found] == ["refused-again"]
-    assert watches.watches == 2
+        await done(broker, task, "spare-keys")
+    _fail_for(monkeypatch, OTHER)
+    watches = a_watcher(broker)
+    for owner in (OWNER, OTHER, THIRD):
+        watches.missed(owner)
+    assert {one.instance for one in await watches.look_again()} == {OWNER, THIRD}
+    at_start = a_watcher(broker)
+    found = [one async for some in at_start.look_at_all() for one in some]
+    assert {one.instance for one in found} == {OWNER, THIRD}
+    monkeypatch.undo()
+    assert {one.instance for one in await watches.look_again()} == {OTHER}
+    assert {one.instance for one in await at_start.look_again()} == {OTHER}
 
 
-# What goes wrong -----------------------------------------------------------------------------------------------
+async def test_a_round_that_can_read_nothing_says_so_and_leaves_all_for_the_next(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = unwatched(store)
+    await done(broker, await declared(broker), "spare-keys")
+    watches = a_watcher(broker)
+    watches.missed(OWNER)
 
+    async def away(*_args: object, **_named: object) -> None:
+        raise StoreUnavailableError
 
-async def test_a_store_that_is_away_is_an_error_and_the_round_makes_it_good(world: World) -> None:
-    counted = Counted(world.store)
-    watches = WatchInstances(store=counted, catalogs=world.catalogs, clock=world.clock)  # type: ignore[arg-type]
-    task = await world.declares()
-    events = await storm(world, task, 4)
-    counted.away = True
-    with pytest.raises(StoreUnavailableError):
-        await watches.observe(events[-1])
+    monkeypatch.setattr(store, "tasks_of", away)
     with pytest.raises(StoreUnavailableError):
         await watches.look_again()
-    counted.away = False
-    assert [one.rule for one in await watches.look_again()] == ["refused-again"]
+    monkeypatch.undo()
+    assert rules(await watches.look_again()) == [("canary", "touched")]
 
 
-async def test_a_call_that_was_given_up_while_its_watch_was_made_is_found_by_the_round(world: World) -> None:
-    watches = world.watching()
-    task = await world.declares()
-    events = await storm(world, task, 4)
-    observing = asyncio.create_task(watches.observe(events[-1]))
-    await asyncio.sleep(0)
-    observing.cancel()
+async def test_a_call_whose_caller_went_away_after_the_commit_is_found_by_a_round(store: SqliteStore) -> None:
+    broker = a_broker_over(store, answer=Answer.QUARANTINE)
+    task = await declared(broker)
+    commit = store.commit
+
+    async def commit_and_go(changes: Any) -> None:
+        await commit(changes)
+        raise asyncio.CancelledError
+
+    store.commit = commit_and_go  # type: ignore[method-assign]
     with pytest.raises(asyncio.CancelledError):
-        await observing
-    assert [one.rule for one in await watches.look_again()] == ["refused-again"]
+        await called(broker, task, "spare-keys")
+    store.commit = commit  # type: ignore[method-assign]
+    assert await broker.notice.look_again() == 1
+    with pytest.raises(InstanceQuarantinedError):
+        await declared(broker)
 
 
-async def test_a_detector_that_fails_leaves_no_half_watch(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    watches = world.watching()
-    task = await world.declares()
-    await watches.observe(declared_event(task))
-    events = await storm(world, task, 4)
-    with monkeypatch.context() as broken:
-        broken.setattr(Watch, "observe", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            await watches.observe(events[0])
-    assert watches.watches == 0
-    assert [one.rule for one in await watches.look_again()] == ["refused-again"]
+async def _seen(broker: Broker, sighting: Sighting) -> None:
+    await broker.store.commit([SeeInstance(instance=OWNER, sighting=sighting)])
 
 
-# What was learned ----------------------------------------------------------------------------------------------
+def _stricter() -> WatchParameters:
+    parameters = RetryParameters()
+    patience = replace(parameters.structural, level=2.5, in_all=3)
+    assert isinstance(patience, Patience)
+    return WatchParameters(retries=replace(parameters, structural=patience))
 
 
-async def test_what_was_learned_judges_watches_made_from_then_on(world: World) -> None:
-    owners = [OWNER, SpiffeId(trust_domain=OWNER.trust_domain, path="/agent/invoice-bot/other")]
-    watches = world.watching()
-    await watches.observe(declared_event(await world.declares("task-1")))
-    learned = model_of("read-orders", tasks=60, task_type="reconcile")
-    await world.store.commit([SaveModel(version=1, data=written(learned))])
-    world.clock.advance(minutes=1)
-    await watches.observe(declared_event(await world.declares("task-2", owners[1])))
-    kept = {one: watches._held[one].model for one in owners}
-    assert kept[owners[0]].of("reconcile").tasks == 0
-    assert kept[owners[1]].of("reconcile").tasks == 60
+def _fail_for(monkeypatch: pytest.MonkeyPatch, instance: SpiffeId) -> None:
+    observe = Watch.observe
 
+    def failing(self: Watch, event: Event) -> tuple[Finding, ...]:
+        if event.instance == instance and event.kind is EventKind.DECIDED:
+            message = "a watch fails"
+            raise ValueError(message)
+        return observe(self, event)
 
-async def test_a_model_that_cannot_be_read_is_judged_as_nothing_learned(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
-    await world.store.commit([SaveModel(version=1, data="{")])
-    task = await world.declares()
-    events = await storm(world, task, 4)
-    assert await world.watching().observe(events[-1])
-    assert "cannot be read" in caplog.text
+    monkeypatch.setattr(Watch, "observe", failing)
