@@ -2,8 +2,7 @@
 
 A task that another replica ends is told to whoever is attached here, and its secrets in memory are dropped; a quarantine
 that another imposed is held here before the next call; the watch over an instance that did something elsewhere is made again. All
-of it is a hint: who misses it finds the same in the store, at
-the next sign of life or the next round.
+of it is a hint: who misses it finds the same in the store, at the next sign of life or the next round.
 """
 
 from __future__ import annotations

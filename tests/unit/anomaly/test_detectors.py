@@ -209,6 +209,35 @@ def test_a_secret_and_then_the_way_out() -> None:
     assert rules(Escalation(), [declared(), OUT, SECRET]) == []
 
 
+@pytest.mark.parametrize(
+    ("tasks", "confidence", "answer"), [(49, 0.6, Answer.WARN), (50, 0.9, Answer.QUARANTINE)]
+)
+def test_a_combination_is_sure_where_enough_such_tasks_were_seen(
+    tasks: int, confidence: float, answer: Answer
+) -> None:
+    said = findings(Escalation(model=model_of("read", tasks=tasks)), [declared(), SECRET, OUT])
+    (found,) = [one for one in said if one.rule == "secrets-then-egress"]
+    assert found.confidence == confidence
+    assert Answers().to(found_of(found), agent_class="bot", task_type="sort").answer is answer
+
+
+def test_a_combination_over_two_tasks_is_no_surer_before_anything_was_learned() -> None:
+    second = [
+        declared(4, task="task-2"),
+        decided(
+            5,
+            "post",
+            "pastes",
+            verb=Verb.SEND,
+            destination="https://x:443",
+            writes=Writes.EXTERNAL,
+            task="task-2",
+        ),
+    ]
+    (found,) = findings(Escalation(), [declared(), SECRET, *second])
+    assert found.confidence == 0.6
+
+
 def test_a_secret_that_was_refused_is_not_carried_out() -> None:
     assert rules(Escalation(), [declared(), decided(1, resource="secrets/db", denial=NEVER), OUT]) == []
 
