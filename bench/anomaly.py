@@ -63,7 +63,9 @@ async def until_refused(measured: Measured, *, runs: int) -> dict[str, float]:
     """p50 and p99 (seconds) from the call that touches a canary until PostgreSQL refuses what the task held."""
     (catalog,) = measured.stack.broker.catalog.iterdir()
     before = catalog.read_text()
-    changed = before.replace("query-orders, read-mail", "query-orders, bench-canary, read-mail")
+    changed = before.partition("\nanswers:")[0].replace(
+        "query-orders, read-mail", "query-orders, bench-canary, read-mail"
+    )
     catalog.write_text(changed.replace("\ntools:\n", "\ntools:" + _CANARY, 1) + _ANSWERS)
     await asyncio.sleep(4)  # the broker takes it up by itself
     try:

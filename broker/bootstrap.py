@@ -45,9 +45,12 @@ from broker.adapters.vault.view import VaultView
 from broker.bootstrap_anomalies import Anomalies
 from broker.bootstrap_signals import SignalsIn
 from broker.config.settings import Settings
+from broker.domain.changes import Change
+from broker.domain.findings import RecordedFinding
 from broker.ports.identity import Quarantine
 from broker.ports.observing import Observer
 from broker.ports.system import Clock, Steps
+from broker.server.anomalies import AnomalyServicer
 from broker.server.authzen import Authzen
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate, JwtDoor
@@ -75,6 +78,7 @@ from broker.usecases.keep_task_alive import KeepTaskAlive
 from broker.usecases.list_tools import ListTools
 from broker.usecases.look_at_tasks import LookAtTasks
 from broker.usecases.noticing import NoticedBy
+from broker.usecases.operate_findings import OperateFindings
 from broker.usecases.operate_leases import OperateLeases
 from broker.usecases.quarantine import QuarantineInstances
 from broker.usecases.reconcile import Reconcile
@@ -338,6 +342,7 @@ class _Broker:
         )
         if isinstance(store, SqliteStore):
             store.on_their_way = lambda: gate.calls
+        operate_findings = OperateFindings(store=store, clock=clock)
         server = GrpcServer(
             tasks=TaskServicer(
                 declare=DeclareTask(
@@ -371,6 +376,7 @@ class _Broker:
                 reconcile=reconcile,
             ),
             signals=signals.servicer,
+            anomalies=AnomalyServicer(findings=operate_findings),
             tools=ToolServicer(
                 list_tools=list_tools,
                 authorize=authorize,
@@ -394,6 +400,11 @@ class _Broker:
         )
         stack.push_async_callback(tell_others.close)
         anomalies.answers.tell = tell_others.messages_for
+
+        async def tell_of_mark(finding: RecordedFinding) -> Sequence[Change]:
+            return tell_others.messages_of_mark(finding, await anomalies.answers.receivers_of(finding))
+
+        operate_findings.tell_of_mark = tell_of_mark
 
         # What the process before left half done comes first, before anything new is promised.
         await watch.reclaim()

@@ -6,7 +6,6 @@ loopback; a rule of the catalog names receivers of this table alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeVar
@@ -15,8 +14,6 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from broker.config.fields import Duration, Name
-from broker.config.reading import ConfigError, Problem, suggestion
-from broker.domain.answers import Answers
 from broker.domain.findings import Severity
 from broker.domain.hosts import is_loopback
 
@@ -115,24 +112,3 @@ def below(folder: Path, receiver: Some) -> Some:
         one.model_copy(update={"value_file": folder / one.value_file}) for one in receiver.headers
     )
     return receiver.model_copy(update=update)
-
-
-def check_told(answers: Answers, known: Collection[str], catalog: Path) -> None:
-    """Check that every receiver that a rule names is one of the settings.
-
-    Raises:
-        ConfigError: nobody would be told where a rule says that somebody is.
-    """
-    problems = [
-        Problem(
-            file=str(catalog),
-            line=0,
-            field=f"answers.{number}.tell",
-            what=f"no receiver {name!r} in the settings{suggestion(name, known)}: add it to tell there, or leave it out",
-        )
-        for number, rule in enumerate(answers.rules)
-        for name in rule.tell
-        if name not in known
-    ]
-    if problems:
-        raise ConfigError(problems)

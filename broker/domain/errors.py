@@ -235,6 +235,24 @@ class ActionNotFoundError(NotFoundError):
         super().__init__("no such action")
 
 
+class FindingNotFoundError(NotFoundError):
+    """No such finding."""
+
+    reason = "FINDING_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("no such finding")
+
+
+class HoldNotFoundError(NotFoundError):
+    """Nothing holds the task."""
+
+    reason = "HOLD_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("the task is not on hold")
+
+
 class QuarantineNotFoundError(NotFoundError):
     """No quarantine stands against this target."""
 

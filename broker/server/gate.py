@@ -95,6 +95,8 @@ class Admitted:
 
 _current: ContextVar[Admitted] = ContextVar("admitted")
 _operating: ContextVar[OperatorCaller] = ContextVar("operating")
+_verify_again: ContextVar[Callable[[], None]] = ContextVar("verify-again")
+"""Raises when whoever is served would no longer be admitted; for streams."""
 
 
 def admitted() -> Admitted:
@@ -181,9 +183,11 @@ class Gate(grpc.aio.ServerInterceptor):
                 self._verify(method, rule, context)
 
             token = _current.set(Admitted(caller=caller, verify_again=verify_again))
+            again = _verify_again.set(verify_again)
             try:
                 yield
             finally:
+                _verify_again.reset(again)
                 _current.reset(token)
         finally:
             self._under_way -= 1
@@ -202,11 +206,16 @@ class Gate(grpc.aio.ServerInterceptor):
             spiffe_id=identity.spiffe_id, roles=roles, svid_sha256=identity.svid_sha256
         )
         caller = OperatorCaller(operator=operator, request_id=request_id, time_left=_time_left(context))
+
+        def verify_again() -> None:
+            _demand_role(self._operators.roles_of(self._identify(context).spiffe_id), rule)
+
         self._operators_under_way += 1
-        token = _operating.set(caller)
+        token, again = _operating.set(caller), _verify_again.set(verify_again)
         try:
             yield
         finally:
+            _verify_again.reset(again)
             _operating.reset(token)
             self._operators_under_way -= 1
 
@@ -275,7 +284,8 @@ class Gate(grpc.aio.ServerInterceptor):
                     async for response in self._while_welcome(responses):
                         yield response
             except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
-                status = _to_status(error, method, request_id)
+                shown = await self._record(error, method, handler, request, context, request_id)
+                status = _to_status(shown, method, request_id)
             else:
                 return
             await context.abort_with_status(status)
@@ -360,7 +370,7 @@ class Gate(grpc.aio.ServerInterceptor):
             ShuttingDownError: the broker is stopping.
             BrokerError: the caller is no longer who may call.
         """
-        verify_again = admitted().verify_again
+        verify_again = _verify_again.get()
         step: asyncio.Future[Any] | None = None
         stop = asyncio.ensure_future(self.stopping.wait())
         try:

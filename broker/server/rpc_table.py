@@ -51,6 +51,7 @@ _TOOLS: Final = "/broker.api.v1.ToolService/"
 _ACTIONS: Final = ("action.allowed", "action.denied", "task.ending", "lease.revoked", "task.ended")
 _QUARANTINES: Final = "/broker.api.v1.QuarantineService/"
 _INSTANCES: Final = "/broker.api.v1.InstanceService/"
+_ANOMALIES: Final = "/broker.api.v1.AnomalyService/"
 _LEASES: Final = "/broker.api.v1.LeaseService/"
 _SIGNALS: Final = "/broker.api.v1.SignalService/"
 _LOOKING: Final = frozenset({OperatorRole.VIEWER, OperatorRole.OPERATOR})
@@ -145,6 +146,41 @@ RPCS: Final[Mapping[str, RpcRule]] = MappingProxyType(
             cost=4,
             audited=("lease.reconciled", "lease.revoking", "orphan.revoked", "operator.refused"),
             roles=_ACTING,
+        ),
+        _ANOMALIES + "ListFindings": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("anomaly.listed", "operator.refused"),
+            roles=_LOOKING,
+        ),
+        _ANOMALIES + "GetFinding": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("anomaly.listed", "operator.refused"),
+            roles=_LOOKING,
+        ),
+        _ANOMALIES + "MarkFinding": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("anomaly.marked", "operator.refused"),
+            roles=_ACTING,
+        ),
+        _ANOMALIES + "LiftHold": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("hold.lifted", "operator.refused"),
+            roles=_ACTING,
+        ),
+        _ANOMALIES + "WatchFindings": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("anomaly.listed", "operator.refused"),
+            roles=_LOOKING,
         ),
         _INSTANCES + "ReportEnded": RpcRule(
             caller=CallerKind.OPERATOR,

@@ -13,6 +13,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from broker.api.v1 import (
+    anomalies_pb2,
+    anomalies_pb2_grpc,
     credentials_pb2,
     credentials_pb2_grpc,
     instances_pb2,
@@ -28,6 +30,7 @@ from broker.api.v1 import (
     tools_pb2,
     tools_pb2_grpc,
 )
+from broker.server.anomalies import AnomalyServicer
 from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate
 from broker.server.instances import InstanceServicer
@@ -52,6 +55,7 @@ SERVICES = (
     leases_pb2.DESCRIPTOR.services_by_name["LeaseService"].full_name,
     signals_pb2.DESCRIPTOR.services_by_name["SignalService"].full_name,
     tools_pb2.DESCRIPTOR.services_by_name["ToolService"].full_name,
+    anomalies_pb2.DESCRIPTOR.services_by_name["AnomalyService"].full_name,
 )
 
 
@@ -99,6 +103,7 @@ class GrpcServer:
         leases: LeaseServicer,
         signals: SignalServicer,
         tools: ToolServicer,
+        anomalies: AnomalyServicer,
         gate: Gate,
         tls: grpc.ServerCredentials,
         listen: str,
@@ -130,6 +135,7 @@ class GrpcServer:
         instances_pb2_grpc.add_InstanceServiceServicer_to_server(instances, services)  # type: ignore[no-untyped-call]
         leases_pb2_grpc.add_LeaseServiceServicer_to_server(leases, services)  # type: ignore[no-untyped-call]
         signals_pb2_grpc.add_SignalServiceServicer_to_server(signals, services)  # type: ignore[no-untyped-call]
+        anomalies_pb2_grpc.add_AnomalyServiceServicer_to_server(anomalies, services)  # type: ignore[no-untyped-call]
         tools_pb2_grpc.add_ToolServiceServicer_to_server(tools, services)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
         shown = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -99,6 +99,7 @@ def authorization_message(found: Authorization) -> tools_pb2.Authorization:
         obligations=_obligations(found.obligations) if action.allowed else None,
         position=action.position,
         decided_at=timestamp(action.at),
+        warnings=found.warnings,
     )
 
 

@@ -40,6 +40,7 @@ _CAUSES: Final = {
     EndCause.INSTANCE_GONE: tasks_pb2.TASK_END_CAUSE_INSTANCE_GONE,
     EndCause.SVID_EXPIRED: tasks_pb2.TASK_END_CAUSE_SVID_EXPIRED,
     EndCause.FINGERPRINT_CHANGED: tasks_pb2.TASK_END_CAUSE_FINGERPRINT_CHANGED,
+    EndCause.ANOMALY: tasks_pb2.TASK_END_CAUSE_ANOMALY,
 }
 _OUTCOMES: Final = {
     Outcome.SUCCEEDED: tasks_pb2.TASK_OUTCOME_SUCCEEDED,
@@ -56,6 +57,7 @@ EVENT_KINDS: Final = {
     EventKind.LEASE_REVOKED: tasks_pb2.AttachTaskResponse.KIND_LEASE_REVOKED,
     EventKind.TASK_ENDING: tasks_pb2.AttachTaskResponse.KIND_TASK_ENDING,
     EventKind.TASK_ENDED: tasks_pb2.AttachTaskResponse.KIND_TASK_ENDED,
+    EventKind.WARNING: tasks_pb2.AttachTaskResponse.KIND_WARNING,
 }
 
 
@@ -126,6 +128,7 @@ def task_message(task: Task, leases: Sequence[Lease] = ()) -> tasks_pb2.Task:
         heartbeat_interval=interval,
         ended_at=timestamp(task.ended_at),
         leases=[lease_message(lease) for lease in leases],
+        hold=task.hold.value if task.hold else "",
     )
     if task.end is not None:
         message.end_cause = _CAUSES[task.end.cause]

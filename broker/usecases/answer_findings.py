@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
+from broker.anomaly.findings import DetectorName
 from broker.domain.answers import Chosen
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.changes import AddQuarantine, AnswerFinding, Append, Change, HoldTask, RecordFinding
@@ -135,6 +136,14 @@ class AnswerFindings:
                 answered += await self._carry_on(recorded)
         return answered
 
+    async def receivers_of(self, recorded: RecordedFinding) -> tuple[str, ...]:
+        """Whom the rule names that the catalog has for it now.
+
+        Raises:
+            StoreUnavailableError: its task cannot be read.
+        """
+        return self._chosen(recorded.found, await self._task_of(recorded.found)).tell
+
     async def drain(self) -> None:
         """Wait for what is under way."""
         while self._background:
@@ -173,6 +182,7 @@ class AnswerFindings:
         changes: tuple[Change, ...] = (
             RecordFinding(finding=recorded),
             Append(event=self._found_event(recorded, request_id)),
+            *([] if recorded.answered_at is None else [Append(event=self._answered_event(recorded, now))]),
             *self.tell(recorded, chosen.tell),
         )
         plan = _Plan(recorded=recorded, changes=changes)
@@ -263,13 +273,7 @@ class AnswerFindings:
         now = self._clock.now()
         done = replace(recorded, answered_at=now)
         found = recorded.found
-        event = AuditEvent(
-            kind=AuditKind.ANOMALY_ANSWERED,
-            at=now,
-            actor=str(self._actor),
-            task_id=found.task_id or "",
-            facts={"finding": recorded.finding_id, "answer": recorded.answer.value},
-        )
+        event = self._answered_event(recorded, now)
         chosen = self._chosen(found, await self._task_of(found))
         change = AnswerFinding(finding_id=recorded.finding_id, at=now)
         try:
@@ -335,6 +339,15 @@ class AnswerFindings:
             },
         )
 
+    def _answered_event(self, recorded: RecordedFinding, at: datetime) -> AuditEvent:
+        return AuditEvent(
+            kind=AuditKind.ANOMALY_ANSWERED,
+            at=at,
+            actor=str(self._actor),
+            task_id=recorded.found.task_id or "",
+            facts={"finding": recorded.finding_id, "answer": recorded.answer.value},
+        )
+
     def _start(self, coroutine: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         work = asyncio.create_task(coroutine, name="answer-findings")
         self._background.add(work)
@@ -345,10 +358,12 @@ class AnswerFindings:
 def words(found: Found) -> str:
     """A finding in words for the agent that it is about.
 
-    What others report is not repeated: to a model, an outsider's words could be an order.
+    What others report is not repeated: to a model, an outsider's words could be an order. Nor is a canary given away.
     """
     if found.detector == SIGNAL:
         return f"{found.detector}: reported from outside the broker"
+    if found.detector == DetectorName.CANARY:
+        return "something was asked for that this task does not need"
     return f"{found.detector}: {found.happened} (expected: {found.expected})"
 
 

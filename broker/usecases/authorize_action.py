@@ -133,7 +133,11 @@ class AuthorizeAction:
         )  # C2, C3, C4
         context, ruling, tool = judged.context, judged.ruling, judged.context.tool
         action = link_of(context, ruling, self._ids.action_id(), idempotency_key=call.idempotency_key)
-        await self._record(caller, context, action, ruling, catalog)  # C5
+        try:
+            await self._record(caller, context, action, ruling, catalog)  # C5
+        except BaseException:
+            self._notice.missed(task.owner)  # whoever called may be gone, and the action durable all the same
+            raise
         self._chains.add(action)
         self._steps.reached("authorize.durable")
         self._decided("call", ruling.decision)

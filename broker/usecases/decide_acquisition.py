@@ -142,6 +142,7 @@ class DecideAcquisition:
             )  # A5
         except BaseException:
             self._being_made.discard(lease.lease_id)
+            self._notice.missed(task.owner)  # it may be durable all the same
             raise
         self._steps.reached("acquire.intent-durable")
         self._decided("acquire", ruling.decision)
@@ -193,7 +194,11 @@ class DecideAcquisition:
                 "catalog": catalog.digest,
             },
         )
-        await self._store.commit([RecordAction(action=action), Append(event=event)])
+        try:
+            await self._store.commit([RecordAction(action=action), Append(event=event)])
+        except BaseException:
+            self._notice.missed(action.owner)  # it may be durable all the same
+            raise
         self._chains.add(action)
         self._decided("acquire", ruling.decision)
         decided = decided_event(action, context.task, catalog)

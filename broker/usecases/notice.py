@@ -39,7 +39,7 @@ class Watches(Protocol):
         """Take the next event of an instance; what is found."""
         ...
 
-    def stale(self, instance: SpiffeId) -> None:
+    def missed(self, instance: SpiffeId) -> None:
         """What is known of it may not be all."""
         ...
 
@@ -91,6 +91,10 @@ class Notice:
         except BrokerError as error:
             logger.error("%s of %s is noticed later: %s", event.kind.value, event.instance, error.reason)
 
+    def missed(self, instance: SpiffeId) -> None:
+        """A step of it may be durable that is not going to be noticed (`Notices`)."""
+        self._watches.missed(instance)
+
     async def too_late(self, caller: AskingCaller, task_id: TaskId) -> None:
         """A call names a task of the caller's that is over (`Notices`)."""
         if not isinstance(caller, Caller) or not caller.address:
@@ -130,7 +134,7 @@ class Notice:
             found = await self._watches.observe(event)
             return [await self._answers(found_of(one), request_id=request_id, first=first) for one in found]
         except BaseException as error:
-            self._watches.stale(event.instance)  # what was found is not said a second time
+            self._watches.missed(event.instance)  # what was found is not said a second time
             if isinstance(error, BrokerError) or not isinstance(error, Exception):
                 raise
             # Its text may hold anything.
@@ -147,7 +151,7 @@ class Notice:
                 count += 1
         finally:
             for one in waiting:
-                self._watches.stale(one.instance)
+                self._watches.missed(one.instance)
         return count
 
     async def _demand_free(self, event: Event) -> None:

@@ -9,6 +9,7 @@ from broker.anomaly.events import Event
 from broker.domain.changes import Change
 from broker.domain.errors import StoreUnavailableError
 from broker.domain.identifiers import TaskId
+from broker.domain.spiffe import SpiffeId
 from broker.usecases.caller import AskingCaller
 
 
@@ -35,6 +36,10 @@ class Notices(Protocol):
         """Notice an event after which nothing leaves. Never raises: what failed is looked at again by a round."""
         ...
 
+    def missed(self, instance: SpiffeId) -> None:
+        """A step of it may be durable that is not going to be noticed: its caller went away. Never waits, never raises."""
+        ...
+
     async def too_late(self, caller: AskingCaller, task_id: TaskId) -> None:
         """A call names a task of the caller's that is ending or has ended. Never raises."""
         ...
@@ -59,6 +64,11 @@ class NoticedBy:
         if self.by is not None:
             await self.by.quietly(event, request_id=request_id)
 
+    def missed(self, instance: SpiffeId) -> None:
+        """As Notices."""
+        if self.by is not None:
+            self.by.missed(instance)
+
     async def too_late(self, caller: AskingCaller, task_id: TaskId) -> None:
         """As Notices."""
         if self.by is not None:
@@ -79,6 +89,9 @@ class NothingNoticed:
         return ()
 
     async def quietly(self, event: Event, *, request_id: str = "") -> None:
+        """Nothing is found."""
+
+    def missed(self, instance: SpiffeId) -> None:
         """Nothing is found."""
 
     async def too_late(self, caller: AskingCaller, task_id: TaskId) -> None:

@@ -7,15 +7,17 @@
 
 What always holds: events of one instance are folded one after another, and one watch of it is made at a time. An event is told
 of once what it is about is durable; so what no watch has seen (a crash, a cancelled call) is in the store, and is found when a
-watch is made: at the instance's next event, in a round, after a start. So two replicas that each see a part find what one
+watch is made: at the instance's next event, in a round, after a start. What a rule has said of a task's past is not said anew of
+it under other parameters, so that what an operator lets go on is not stopped again by a restart. So two replicas that each see a part find what one
 finds that sees everything. A finding has the same id each time. What is held is bounded, in watches and in each.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -27,6 +29,7 @@ from broker.anomaly.events import Event, EventKind, Place, in_order, place_of
 from broker.anomaly.findings import Finding
 from broker.anomaly.learning import Model
 from broker.anomaly.watching import Watch, WatchParameters
+from broker.domain.errors import BrokerError
 from broker.domain.findings import Found
 from broker.domain.identifiers import TaskId
 from broker.domain.spiffe import SpiffeId
@@ -36,6 +39,8 @@ from broker.ports.store import FindingFilter, Store
 from broker.ports.system import Clock
 from broker.usecases.task_work import events_of_instance
 from broker.usecases.usual import Usual
+
+logger = logging.getLogger(__name__)
 
 MOST_WATCHES: Final = 2_000
 """Instances that are watched at once; the one that did nothing for longest goes, and comes back from the store."""
@@ -161,51 +166,70 @@ class WatchInstances:
             held.stale = True
             self._due[instance] = None
 
+    def missed(self, instance: SpiffeId) -> None:
+        """Something of it may be durable that no watch was told of: the next round looks, whether it is watched here or not."""
+        self.stale(instance)
+        self._due[instance] = None
+
     def stale_by_task(self, task_id: TaskId) -> None:
         """The same, where it is known of which task alone."""
         for instance in [one for one, held in self._held.items() if task_id in held.positions]:
             self.stale(instance)
 
     async def look_again(self) -> tuple[Finding, ...]:
-        """Make the watches again that may have missed something; what they find.
+        """Make the watches again that may have missed something; what they find. One that fails keeps no other waiting.
 
         Raises:
-            StoreUnavailableError: some could not be made; the next round tries.
+            StoreUnavailableError: none could be made; the next round tries.
         """
         due, self._due = self._due, {}
         found: list[Finding] = []
+        failed: list[BrokerError] = []
         waiting = list(due)
-        while waiting:
-            some, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
-            try:
-                found += await self._look_at(some)
-            except BaseException:
-                self._due = dict.fromkeys([*some, *waiting]) | self._due
-                for instance in due:
-                    if instance not in self._due:
-                        self._due[instance] = None  # what they found is not told: it is found again
-                raise
+        try:
+            while waiting:
+                some, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
+                found += await self._look_at(some, failed)
+        except BaseException:
+            self._due = due | self._due  # what was found is not told: it is found again
+            raise
+        if failed and len(failed) == len(due):
+            raise failed[0]
         return tuple(found)
 
     async def look_at_all(self) -> AsyncIterator[tuple[Finding, ...]]:
         """Make a watch of every instance with an active task; what each finds, a few at a time.
 
+        One that fails keeps no other waiting: it is the next round's.
+
         Raises:
-            StoreUnavailableError: it cannot be read; called again, it begins again.
+            StoreUnavailableError: it cannot be read which ones there are; called again, it begins again.
         """
         after = ""
         while owners := await self._store.active_owners(after, _PAGE):
             for start in range(0, len(owners), _AT_ONCE):
-                found = await self._look_at(owners[start : start + _AT_ONCE])
+                found = await self._look_at(owners[start : start + _AT_ONCE], [])
                 if found:
                     yield tuple(found)
             after = str(owners[-1])
 
     # Making a watch ----------------------------------------------------------------------------------------
 
-    async def _look_at(self, instances: Iterable[SpiffeId]) -> list[Finding]:
-        results = await asyncio.gather(*map(self._look_at_one, instances))
-        return [finding for found in results for finding in found]
+    async def _look_at(self, instances: Sequence[SpiffeId], failed: list[BrokerError]) -> list[Finding]:
+        """What they find; why some could not be looked at is added to `failed`, and the next round tries those."""
+        results = await asyncio.gather(*map(self._look_at_one, instances), return_exceptions=True)
+        found: list[Finding] = []
+        for instance, result in zip(instances, results, strict=True):
+            match result:
+                case tuple():
+                    found += result
+                case BrokerError():
+                    failed.append(result)
+                case Exception():  # its text may hold anything
+                    logger.error("the watch of %s failed: %s", instance, type(result).__name__)
+                case _:
+                    raise result
+        return found
 
     async def _look_at_one(self, instance: SpiffeId) -> tuple[Finding, ...]:
         async with self._turn(instance):
@@ -254,6 +278,10 @@ class WatchInstances:
         wanted = FindingFilter(instance=str(found[0].instance))
         page = await self._store.finding_page(wanted, page_size=_PAGE, page_token="")
         recorded = {one.finding_id for one in page.findings}
+        judged = {
+            (one.found.task_id, one.found.detector, one.found.rule): one.found_at
+            for one in reversed(page.findings)  # the newest last
+        }
         new = []
         for one in found:
             if event is None or not _is_at(one, event):
@@ -262,6 +290,9 @@ class WatchInstances:
                 finding_id = found_of(one).finding_id
                 if finding_id in recorded or await self._store.finding(finding_id) is not None:
                     continue
+                when = judged.get((one.task_id, one.detector.value, one.rule))
+                if one.task_id is not None and when is not None and one.at <= when:
+                    continue  # only other parameters, or another model, see it elsewhere in that past
             new.append(one)
         return tuple(new)
 

@@ -4,18 +4,15 @@ its instance is refused, and others of its class go on undisturbed."""
 from __future__ import annotations
 
 import json
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import psycopg
 import pytest
 
-from broker.api.v1 import tasks_pb2, tools_pb2
+from broker.api.v1 import tools_pb2
 from broker.client import Svid
-from broker.demo.callers import Answer, Caller, calling
+from broker.demo.callers import Answer, Caller
 from broker.devstack import broker_process
 from tests.threats.world import World, key, until
 
@@ -57,7 +54,9 @@ def watched(world: World) -> Iterator[World]:
     def changes(what: str) -> int:
         return log.read_text().count(f"{what} changed")
 
-    more = before.replace("query-orders, read-mail", f"query-orders, {NAMES}, read-mail")
+    more = before.partition("\nanswers:")[0].replace(
+        "query-orders, read-mail", f"query-orders, {NAMES}, read-mail"
+    )
     seen = changes("catalog")
     catalog.write_text(more.replace("\ntools:\n", "\ntools:" + TOOLS, 1) + ANSWERS)
     until(lambda: changes("catalog") > seen, "another catalog is taken up")
@@ -143,7 +142,7 @@ def touches_a_canary(_world: World, caller: Caller, _svid: Svid, task_id: str) -
 
 
 def drifts(_world: World, caller: Caller, _svid: Svid, task_id: str) -> None:
-    for tool in ("read-c", "read-c", "read-a", "read-c", "read-c", "read-a") * 3:
+    for tool in ("read-c", "read-b", "read-a") * 4:
         if not call(caller, task_id, tool).ok:
             return
 
@@ -155,48 +154,13 @@ def scrapes(_world: World, caller: Caller, _svid: Svid, task_id: str) -> None:
                 return
 
 
-def is_stolen(world: World, _caller: Caller, svid: Svid, task_id: str) -> None:
-    """Somebody else calls with the same SVID, from another address."""
-    with (
-        from_elsewhere(world.stack.broker.address) as address,
-        calling(address, authorities=svid.authorities, svid=svid) as thief,
-    ):
-        for _ in range(3):
-            thief.call("GetTask", tasks_pb2.GetTaskRequest(task_id=task_id), timeout=5)
-
-
-@contextmanager
-def from_elsewhere(address: str) -> Iterator[str]:
-    """Pass bytes on to the broker from 127.0.0.2: what listens here, whoever connects looks like another machine."""
-    host, _, port = address.rpartition(":")
-    server = socket.create_server(("127.0.0.1", 0))
-    open_sockets: list[socket.socket] = []
-
-    def pump(source: socket.socket, target: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                target.sendall(data)
-        except OSError:
-            pass
-
-    def serve() -> None:
-        while True:
-            try:
-                near, _ = server.accept()
-            except OSError:
-                return
-            far = socket.create_connection((host, int(port)), source_address=("127.0.0.2", 0))
-            open_sockets.extend((near, far))
-            for pair in ((near, far), (far, near)):
-                threading.Thread(target=pump, args=pair, daemon=True).start()
-
-    threading.Thread(target=serve, daemon=True).start()
-    try:
-        yield f"127.0.0.1:{server.getsockname()[1]}"
-    finally:
-        server.close()
-        for one in open_sockets:
-            one.close()
+def uses_what_is_over(world: World, caller: Caller, _svid: Svid, _task_id: str) -> None:
+    """Another task of the instance has ended, and is used again and again."""
+    over = declared(world, caller)
+    assert world.complete(caller, over).ok
+    time.sleep(1.5)
+    for _ in range(8):
+        assert not call(caller, over, "read-a").ok
 
 
 def learned(world: World) -> int:
@@ -226,7 +190,7 @@ def teach(world: World) -> None:
         (pivots, "pivot"),
         (escalates, "escalation"),
         (touches_a_canary, "canary"),
-        (is_stolen, "identity-misuse"),
+        (uses_what_is_over, "identity-misuse"),
         (drifts, "drift"),
         (scrapes, "volume"),
     ],
@@ -240,7 +204,7 @@ def test_who_goes_wrong_loses_everything_and_others_go_on(
     bad, good = watched.svid(), watched.svid()
     with watched.calling(bad) as caller, watched.calling(good) as other:
         task_id, others = declared(watched, caller), declared(watched, other)
-        with watched.alive(good, others):
+        with watched.alive(good, others), watched.alive(bad, task_id):  # so that nothing else ends them
             session, undisturbed = Session(watched, caller, task_id), Session(watched, other, others)
             assert session.works()
             goes_wrong(watched, caller, bad, task_id)
@@ -258,8 +222,7 @@ def test_who_goes_wrong_loses_everything_and_others_go_on(
             assert findings(watched, good) == set()
         session.close()
         undisturbed.close()
-    kinds = watched.kinds(task_id)
-    assert "lease.revoked" in kinds
+    until(lambda: "lease.revoked" in watched.kinds(task_id), "that is in the audit trail", patience=QUICKLY)
     until(
         lambda: (
             watched.rows("SELECT 1 FROM findings WHERE instance = ? AND answered_at IS NULL", bad.spiffe_id)
@@ -282,7 +245,7 @@ def test_what_was_found_outlives_the_broker(watched: World) -> None:
     with watched.calling(svid) as caller:
         assert watched.try_declare(caller).reason == "INSTANCE_QUARANTINED"
     until(lambda: not watched.users(), "nothing that it held is left")
-    assert findings(watched, svid) == {("canary", "quarantine")}
+    assert ("canary", "quarantine") in findings(watched, svid)
 
 
 def test_a_canary_looks_like_any_other_tool(watched: World) -> None:

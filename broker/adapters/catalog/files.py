@@ -12,7 +12,6 @@ from pathlib import Path
 
 from broker.config.catalog import catalog_files, load_catalog
 from broker.config.reading import ConfigError, fingerprint
-from broker.config.telling import check_told
 from broker.domain.catalog import Catalog
 
 logger = logging.getLogger(__name__)
@@ -24,18 +23,16 @@ class CatalogFiles:
     def __init__(
         self, path: Path, *, trust_domain: str | None = None, receivers: Collection[str] | None = None
     ) -> None:
-        """Read the catalog for the first time; `trust_domain` is the broker's own (see load_catalog).
-
-        With `receivers`, rules for answers may name these and no others.
+        """Read the catalog for the first time; `trust_domain` and `receivers` are the broker's own (see load_catalog).
 
         Raises:
             ConfigError: it cannot be used.
         """
         self._path = path
         self._trust_domain = trust_domain
-        self._seen = self._fingerprint()
         self._receivers = receivers
-        self._catalog = self._load()
+        self._seen = self._fingerprint()
+        self._catalog = self._read()
 
     def current(self) -> Catalog:
         """The newest catalog that could be used."""
@@ -48,7 +45,7 @@ class CatalogFiles:
             return False
         self._seen = seen
         try:
-            catalog = await asyncio.to_thread(self._load)
+            catalog = await asyncio.to_thread(self._read)
         except ConfigError as error:
             logger.error(
                 "the changed catalog is REFUSED, the one before it stays (%s):\n%s",
@@ -62,11 +59,8 @@ class CatalogFiles:
         self._catalog = catalog
         return True
 
-    def _load(self) -> Catalog:
-        catalog = load_catalog(self._path, trust_domain=self._trust_domain)
-        if self._receivers is not None:
-            check_told(catalog.answers, self._receivers, self._path)
-        return catalog
+    def _read(self) -> Catalog:
+        return load_catalog(self._path, trust_domain=self._trust_domain, receivers=self._receivers)
 
     def _fingerprint(self) -> str:
         return fingerprint(lambda: catalog_files(self._path), ConfigError)

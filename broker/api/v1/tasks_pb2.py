@@ -27,49 +27,49 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62roker/api/v1/tasks.proto\x12\rbroker.api.v1\x1a\x1f\x62roker/api/v1/credentials.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"%\n\x05Scope\x12\r\n\x05roles\x18\x01 \x03(\t\x12\r\n\x05tools\x18\x02 \x03(\t\"\x96\x04\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12\x0e\n\x06intent\x18\x03 \x01(\t\x12#\n\x05scope\x18\x04 \x01(\x0b\x32\x14.broker.api.v1.Scope\x12\x13\n\x0b\x65nvironment\x18\x05 \x01(\t\x12\'\n\x05state\x18\x06 \x01(\x0e\x32\x18.broker.api.v1.TaskState\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x65\x61\x64line\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rheartbeat_due\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x12heartbeat_interval\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\tend_cause\x18\x0b \x01(\x0e\x32\x1b.broker.api.v1.TaskEndCause\x12+\n\x07outcome\x18\x0c \x01(\x0e\x32\x1a.broker.api.v1.TaskOutcome\x12,\n\x08\x65nded_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x06leases\x18\x0e \x03(\x0b\x32\x14.broker.api.v1.Lease\"\xcd\x01\n\x12\x44\x65\x63lareTaskRequest\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12\x0e\n\x06intent\x18\x02 \x01(\t\x12#\n\x05scope\x18\x03 \x01(\x0b\x32\x14.broker.api.v1.Scope\x12\x13\n\x0b\x65nvironment\x18\x04 \x01(\t\x12,\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\x0c\x12\x17\n\x0fidempotency_key\x18\x07 \x01(\t\"8\n\x13\x44\x65\x63lareTaskResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.broker.api.v1.Task\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"4\n\x0fGetTaskResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.broker.api.v1.Task\"c\n\x10ListTasksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12(\n\x06states\x18\x03 \x03(\x0e\x32\x18.broker.api.v1.TaskState\"P\n\x11ListTasksResponse\x12\"\n\x05tasks\x18\x01 \x03(\x0b\x32\x13.broker.api.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x10HeartbeatRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"F\n\x11HeartbeatResponse\x12\x31\n\rheartbeat_due\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"$\n\x11\x41ttachTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\xdb\x02\n\x12\x41ttachTaskResponse\x12\x34\n\x04kind\x18\x01 \x01(\x0e\x32&.broker.api.v1.AttachTaskResponse.Kind\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x04task\x18\x03 \x01(\x0b\x32\x13.broker.api.v1.Task\x12#\n\x05lease\x18\x04 \x01(\x0b\x32\x14.broker.api.v1.Lease\"\x9e\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_ATTACHED\x10\x01\x12\x12\n\x0eKIND_KEEPALIVE\x10\x02\x12\x16\n\x12KIND_LEASE_RENEWED\x10\x03\x12\x16\n\x12KIND_LEASE_REVOKED\x10\x04\x12\x14\n\x10KIND_TASK_ENDING\x10\x05\x12\x13\n\x0fKIND_TASK_ENDED\x10\x06\"c\n\x13\x43ompleteTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.broker.api.v1.TaskOutcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\"9\n\x14\x43ompleteTaskResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.broker.api.v1.Task*k\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11TASK_STATE_ACTIVE\x10\x01\x12\x15\n\x11TASK_STATE_ENDING\x10\x02\x12\x14\n\x10TASK_STATE_ENDED\x10\x03*|\n\x0bTaskOutcome\x12\x1c\n\x18TASK_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16TASK_OUTCOME_SUCCEEDED\x10\x01\x12\x17\n\x13TASK_OUTCOME_FAILED\x10\x02\x12\x1a\n\x16TASK_OUTCOME_CANCELLED\x10\x03*\xb3\x02\n\x0cTaskEndCause\x12\x1e\n\x1aTASK_END_CAUSE_UNSPECIFIED\x10\x00\x12\x1c\n\x18TASK_END_CAUSE_COMPLETED\x10\x01\x12\x1b\n\x17TASK_END_CAUSE_DEADLINE\x10\x02\x12!\n\x1dTASK_END_CAUSE_HEARTBEAT_LOST\x10\x03\x12\x1a\n\x16TASK_END_CAUSE_REVOKED\x10\x04\x12\x1e\n\x1aTASK_END_CAUSE_QUARANTINED\x10\x05\x12 \n\x1cTASK_END_CAUSE_INSTANCE_GONE\x10\x06\x12\x1f\n\x1bTASK_END_CAUSE_SVID_EXPIRED\x10\x07\x12&\n\"TASK_END_CAUSE_FINGERPRINT_CHANGED\x10\x08\x32\xfb\x03\n\x0bTaskService\x12T\n\x0b\x44\x65\x63lareTask\x12!.broker.api.v1.DeclareTaskRequest\x1a\".broker.api.v1.DeclareTaskResponse\x12H\n\x07GetTask\x12\x1d.broker.api.v1.GetTaskRequest\x1a\x1e.broker.api.v1.GetTaskResponse\x12N\n\tListTasks\x12\x1f.broker.api.v1.ListTasksRequest\x1a .broker.api.v1.ListTasksResponse\x12N\n\tHeartbeat\x12\x1f.broker.api.v1.HeartbeatRequest\x1a .broker.api.v1.HeartbeatResponse\x12S\n\nAttachTask\x12 .broker.api.v1.AttachTaskRequest\x1a!.broker.api.v1.AttachTaskResponse0\x01\x12W\n\x0c\x43ompleteTask\x12\".broker.api.v1.CompleteTaskRequest\x1a#.broker.api.v1.CompleteTaskResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62roker/api/v1/tasks.proto\x12\rbroker.api.v1\x1a\x1f\x62roker/api/v1/credentials.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"%\n\x05Scope\x12\r\n\x05roles\x18\x01 \x03(\t\x12\r\n\x05tools\x18\x02 \x03(\t\"\xa4\x04\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12\x0e\n\x06intent\x18\x03 \x01(\t\x12#\n\x05scope\x18\x04 \x01(\x0b\x32\x14.broker.api.v1.Scope\x12\x13\n\x0b\x65nvironment\x18\x05 \x01(\t\x12\'\n\x05state\x18\x06 \x01(\x0e\x32\x18.broker.api.v1.TaskState\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x65\x61\x64line\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rheartbeat_due\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x12heartbeat_interval\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\tend_cause\x18\x0b \x01(\x0e\x32\x1b.broker.api.v1.TaskEndCause\x12+\n\x07outcome\x18\x0c \x01(\x0e\x32\x1a.broker.api.v1.TaskOutcome\x12,\n\x08\x65nded_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x06leases\x18\x0e \x03(\x0b\x32\x14.broker.api.v1.Lease\x12\x0c\n\x04hold\x18\x0f \x01(\t\"\xcd\x01\n\x12\x44\x65\x63lareTaskRequest\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12\x0e\n\x06intent\x18\x02 \x01(\t\x12#\n\x05scope\x18\x03 \x01(\x0b\x32\x14.broker.api.v1.Scope\x12\x13\n\x0b\x65nvironment\x18\x04 \x01(\t\x12,\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\x0c\x12\x17\n\x0fidempotency_key\x18\x07 \x01(\t\"8\n\x13\x44\x65\x63lareTaskResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.broker.api.v1.Task\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"4\n\x0fGetTaskResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.broker.api.v1.Task\"c\n\x10ListTasksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12(\n\x06states\x18\x03 \x03(\x0e\x32\x18.broker.api.v1.TaskState\"P\n\x11ListTasksResponse\x12\"\n\x05tasks\x18\x01 \x03(\x0b\x32\x13.broker.api.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x10HeartbeatRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"F\n\x11HeartbeatResponse\x12\x31\n\rheartbeat_due\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"$\n\x11\x41ttachTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\xfb\x02\n\x12\x41ttachTaskResponse\x12\x34\n\x04kind\x18\x01 \x01(\x0e\x32&.broker.api.v1.AttachTaskResponse.Kind\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x04task\x18\x03 \x01(\x0b\x32\x13.broker.api.v1.Task\x12#\n\x05lease\x18\x04 \x01(\x0b\x32\x14.broker.api.v1.Lease\x12\x0c\n\x04text\x18\x05 \x01(\t\"\xb0\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_ATTACHED\x10\x01\x12\x12\n\x0eKIND_KEEPALIVE\x10\x02\x12\x16\n\x12KIND_LEASE_RENEWED\x10\x03\x12\x16\n\x12KIND_LEASE_REVOKED\x10\x04\x12\x14\n\x10KIND_TASK_ENDING\x10\x05\x12\x13\n\x0fKIND_TASK_ENDED\x10\x06\x12\x10\n\x0cKIND_WARNING\x10\x07\"c\n\x13\x43ompleteTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.broker.api.v1.TaskOutcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\"9\n\x14\x43ompleteTaskResponse\x12!\n\x04task\x18\x01 \x01(\x0b\x32\x13.broker.api.v1.Task*k\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11TASK_STATE_ACTIVE\x10\x01\x12\x15\n\x11TASK_STATE_ENDING\x10\x02\x12\x14\n\x10TASK_STATE_ENDED\x10\x03*|\n\x0bTaskOutcome\x12\x1c\n\x18TASK_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16TASK_OUTCOME_SUCCEEDED\x10\x01\x12\x17\n\x13TASK_OUTCOME_FAILED\x10\x02\x12\x1a\n\x16TASK_OUTCOME_CANCELLED\x10\x03*\xcf\x02\n\x0cTaskEndCause\x12\x1e\n\x1aTASK_END_CAUSE_UNSPECIFIED\x10\x00\x12\x1c\n\x18TASK_END_CAUSE_COMPLETED\x10\x01\x12\x1b\n\x17TASK_END_CAUSE_DEADLINE\x10\x02\x12!\n\x1dTASK_END_CAUSE_HEARTBEAT_LOST\x10\x03\x12\x1a\n\x16TASK_END_CAUSE_REVOKED\x10\x04\x12\x1e\n\x1aTASK_END_CAUSE_QUARANTINED\x10\x05\x12 \n\x1cTASK_END_CAUSE_INSTANCE_GONE\x10\x06\x12\x1f\n\x1bTASK_END_CAUSE_SVID_EXPIRED\x10\x07\x12&\n\"TASK_END_CAUSE_FINGERPRINT_CHANGED\x10\x08\x12\x1a\n\x16TASK_END_CAUSE_ANOMALY\x10\t2\xfb\x03\n\x0bTaskService\x12T\n\x0b\x44\x65\x63lareTask\x12!.broker.api.v1.DeclareTaskRequest\x1a\".broker.api.v1.DeclareTaskResponse\x12H\n\x07GetTask\x12\x1d.broker.api.v1.GetTaskRequest\x1a\x1e.broker.api.v1.GetTaskResponse\x12N\n\tListTasks\x12\x1f.broker.api.v1.ListTasksRequest\x1a .broker.api.v1.ListTasksResponse\x12N\n\tHeartbeat\x12\x1f.broker.api.v1.HeartbeatRequest\x1a .broker.api.v1.HeartbeatResponse\x12S\n\nAttachTask\x12 .broker.api.v1.AttachTaskRequest\x1a!.broker.api.v1.AttachTaskResponse0\x01\x12W\n\x0c\x43ompleteTask\x12\".broker.api.v1.CompleteTaskRequest\x1a#.broker.api.v1.CompleteTaskResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'broker.api.v1.tasks_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASKSTATE']._serialized_start=1913
-  _globals['_TASKSTATE']._serialized_end=2020
-  _globals['_TASKOUTCOME']._serialized_start=2022
-  _globals['_TASKOUTCOME']._serialized_end=2146
-  _globals['_TASKENDCAUSE']._serialized_start=2149
-  _globals['_TASKENDCAUSE']._serialized_end=2456
+  _globals['_TASKSTATE']._serialized_start=1959
+  _globals['_TASKSTATE']._serialized_end=2066
+  _globals['_TASKOUTCOME']._serialized_start=2068
+  _globals['_TASKOUTCOME']._serialized_end=2192
+  _globals['_TASKENDCAUSE']._serialized_start=2195
+  _globals['_TASKENDCAUSE']._serialized_end=2530
   _globals['_SCOPE']._serialized_start=142
   _globals['_SCOPE']._serialized_end=179
   _globals['_TASK']._serialized_start=182
-  _globals['_TASK']._serialized_end=716
-  _globals['_DECLARETASKREQUEST']._serialized_start=719
-  _globals['_DECLARETASKREQUEST']._serialized_end=924
-  _globals['_DECLARETASKRESPONSE']._serialized_start=926
-  _globals['_DECLARETASKRESPONSE']._serialized_end=982
-  _globals['_GETTASKREQUEST']._serialized_start=984
-  _globals['_GETTASKREQUEST']._serialized_end=1017
-  _globals['_GETTASKRESPONSE']._serialized_start=1019
-  _globals['_GETTASKRESPONSE']._serialized_end=1071
-  _globals['_LISTTASKSREQUEST']._serialized_start=1073
-  _globals['_LISTTASKSREQUEST']._serialized_end=1172
-  _globals['_LISTTASKSRESPONSE']._serialized_start=1174
-  _globals['_LISTTASKSRESPONSE']._serialized_end=1254
-  _globals['_HEARTBEATREQUEST']._serialized_start=1256
-  _globals['_HEARTBEATREQUEST']._serialized_end=1291
-  _globals['_HEARTBEATRESPONSE']._serialized_start=1293
-  _globals['_HEARTBEATRESPONSE']._serialized_end=1363
-  _globals['_ATTACHTASKREQUEST']._serialized_start=1365
-  _globals['_ATTACHTASKREQUEST']._serialized_end=1401
-  _globals['_ATTACHTASKRESPONSE']._serialized_start=1404
-  _globals['_ATTACHTASKRESPONSE']._serialized_end=1751
-  _globals['_ATTACHTASKRESPONSE_KIND']._serialized_start=1593
-  _globals['_ATTACHTASKRESPONSE_KIND']._serialized_end=1751
-  _globals['_COMPLETETASKREQUEST']._serialized_start=1753
-  _globals['_COMPLETETASKREQUEST']._serialized_end=1852
-  _globals['_COMPLETETASKRESPONSE']._serialized_start=1854
-  _globals['_COMPLETETASKRESPONSE']._serialized_end=1911
-  _globals['_TASKSERVICE']._serialized_start=2459
-  _globals['_TASKSERVICE']._serialized_end=2966
+  _globals['_TASK']._serialized_end=730
+  _globals['_DECLARETASKREQUEST']._serialized_start=733
+  _globals['_DECLARETASKREQUEST']._serialized_end=938
+  _globals['_DECLARETASKRESPONSE']._serialized_start=940
+  _globals['_DECLARETASKRESPONSE']._serialized_end=996
+  _globals['_GETTASKREQUEST']._serialized_start=998
+  _globals['_GETTASKREQUEST']._serialized_end=1031
+  _globals['_GETTASKRESPONSE']._serialized_start=1033
+  _globals['_GETTASKRESPONSE']._serialized_end=1085
+  _globals['_LISTTASKSREQUEST']._serialized_start=1087
+  _globals['_LISTTASKSREQUEST']._serialized_end=1186
+  _globals['_LISTTASKSRESPONSE']._serialized_start=1188
+  _globals['_LISTTASKSRESPONSE']._serialized_end=1268
+  _globals['_HEARTBEATREQUEST']._serialized_start=1270
+  _globals['_HEARTBEATREQUEST']._serialized_end=1305
+  _globals['_HEARTBEATRESPONSE']._serialized_start=1307
+  _globals['_HEARTBEATRESPONSE']._serialized_end=1377
+  _globals['_ATTACHTASKREQUEST']._serialized_start=1379
+  _globals['_ATTACHTASKREQUEST']._serialized_end=1415
+  _globals['_ATTACHTASKRESPONSE']._serialized_start=1418
+  _globals['_ATTACHTASKRESPONSE']._serialized_end=1797
+  _globals['_ATTACHTASKRESPONSE_KIND']._serialized_start=1621
+  _globals['_ATTACHTASKRESPONSE_KIND']._serialized_end=1797
+  _globals['_COMPLETETASKREQUEST']._serialized_start=1799
+  _globals['_COMPLETETASKREQUEST']._serialized_end=1898
+  _globals['_COMPLETETASKRESPONSE']._serialized_start=1900
+  _globals['_COMPLETETASKRESPONSE']._serialized_end=1957
+  _globals['_TASKSERVICE']._serialized_start=2533
+  _globals['_TASKSERVICE']._serialized_end=3040
 # @@protoc_insertion_point(module_scope)

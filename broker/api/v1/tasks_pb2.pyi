@@ -37,6 +37,7 @@ class TaskEndCause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_END_CAUSE_INSTANCE_GONE: _ClassVar[TaskEndCause]
     TASK_END_CAUSE_SVID_EXPIRED: _ClassVar[TaskEndCause]
     TASK_END_CAUSE_FINGERPRINT_CHANGED: _ClassVar[TaskEndCause]
+    TASK_END_CAUSE_ANOMALY: _ClassVar[TaskEndCause]
 TASK_STATE_UNSPECIFIED: TaskState
 TASK_STATE_ACTIVE: TaskState
 TASK_STATE_ENDING: TaskState
@@ -54,6 +55,7 @@ TASK_END_CAUSE_QUARANTINED: TaskEndCause
 TASK_END_CAUSE_INSTANCE_GONE: TaskEndCause
 TASK_END_CAUSE_SVID_EXPIRED: TaskEndCause
 TASK_END_CAUSE_FINGERPRINT_CHANGED: TaskEndCause
+TASK_END_CAUSE_ANOMALY: TaskEndCause
 
 class Scope(_message.Message):
     __slots__ = ("roles", "tools")
@@ -64,7 +66,7 @@ class Scope(_message.Message):
     def __init__(self, roles: _Optional[_Iterable[str]] = ..., tools: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("task_id", "task_type", "intent", "scope", "environment", "state", "created_at", "deadline", "heartbeat_due", "heartbeat_interval", "end_cause", "outcome", "ended_at", "leases")
+    __slots__ = ("task_id", "task_type", "intent", "scope", "environment", "state", "created_at", "deadline", "heartbeat_due", "heartbeat_interval", "end_cause", "outcome", "ended_at", "leases", "hold")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     TASK_TYPE_FIELD_NUMBER: _ClassVar[int]
     INTENT_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +81,7 @@ class Task(_message.Message):
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     ENDED_AT_FIELD_NUMBER: _ClassVar[int]
     LEASES_FIELD_NUMBER: _ClassVar[int]
+    HOLD_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     task_type: str
     intent: str
@@ -93,7 +96,8 @@ class Task(_message.Message):
     outcome: TaskOutcome
     ended_at: _timestamp_pb2.Timestamp
     leases: _containers.RepeatedCompositeFieldContainer[_credentials_pb2.Lease]
-    def __init__(self, task_id: _Optional[str] = ..., task_type: _Optional[str] = ..., intent: _Optional[str] = ..., scope: _Optional[_Union[Scope, _Mapping]] = ..., environment: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., heartbeat_due: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., end_cause: _Optional[_Union[TaskEndCause, str]] = ..., outcome: _Optional[_Union[TaskOutcome, str]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., leases: _Optional[_Iterable[_Union[_credentials_pb2.Lease, _Mapping]]] = ...) -> None: ...
+    hold: str
+    def __init__(self, task_id: _Optional[str] = ..., task_type: _Optional[str] = ..., intent: _Optional[str] = ..., scope: _Optional[_Union[Scope, _Mapping]] = ..., environment: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., heartbeat_due: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., end_cause: _Optional[_Union[TaskEndCause, str]] = ..., outcome: _Optional[_Union[TaskOutcome, str]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., leases: _Optional[_Iterable[_Union[_credentials_pb2.Lease, _Mapping]]] = ..., hold: _Optional[str] = ...) -> None: ...
 
 class DeclareTaskRequest(_message.Message):
     __slots__ = ("task_type", "intent", "scope", "environment", "deadline", "fingerprint", "idempotency_key")
@@ -168,7 +172,7 @@ class AttachTaskRequest(_message.Message):
     def __init__(self, task_id: _Optional[str] = ...) -> None: ...
 
 class AttachTaskResponse(_message.Message):
-    __slots__ = ("kind", "at", "task", "lease")
+    __slots__ = ("kind", "at", "task", "lease", "text")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[AttachTaskResponse.Kind]
@@ -178,6 +182,7 @@ class AttachTaskResponse(_message.Message):
         KIND_LEASE_REVOKED: _ClassVar[AttachTaskResponse.Kind]
         KIND_TASK_ENDING: _ClassVar[AttachTaskResponse.Kind]
         KIND_TASK_ENDED: _ClassVar[AttachTaskResponse.Kind]
+        KIND_WARNING: _ClassVar[AttachTaskResponse.Kind]
     KIND_UNSPECIFIED: AttachTaskResponse.Kind
     KIND_ATTACHED: AttachTaskResponse.Kind
     KIND_KEEPALIVE: AttachTaskResponse.Kind
@@ -185,15 +190,18 @@ class AttachTaskResponse(_message.Message):
     KIND_LEASE_REVOKED: AttachTaskResponse.Kind
     KIND_TASK_ENDING: AttachTaskResponse.Kind
     KIND_TASK_ENDED: AttachTaskResponse.Kind
+    KIND_WARNING: AttachTaskResponse.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     kind: AttachTaskResponse.Kind
     at: _timestamp_pb2.Timestamp
     task: Task
     lease: _credentials_pb2.Lease
-    def __init__(self, kind: _Optional[_Union[AttachTaskResponse.Kind, str]] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., lease: _Optional[_Union[_credentials_pb2.Lease, _Mapping]] = ...) -> None: ...
+    text: str
+    def __init__(self, kind: _Optional[_Union[AttachTaskResponse.Kind, str]] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., lease: _Optional[_Union[_credentials_pb2.Lease, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class CompleteTaskRequest(_message.Message):
     __slots__ = ("task_id", "outcome", "reason")

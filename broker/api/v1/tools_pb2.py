@@ -25,41 +25,41 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62roker/api/v1/tools.proto\x12\rbroker.api.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"J\n\x0bObligations\x12\x0e\n\x06redact\x18\x01 \x03(\t\x12\x12\n\nlimit_rows\x18\x02 \x01(\x05\x12\x17\n\x0f\x63redential_role\x18\x03 \x01(\t\"t\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x18\n\x10\x61rguments_schema\x18\x03 \x01(\t\x12/\n\x0bobligations\x18\x04 \x01(\x0b\x32\x1a.broker.api.v1.Obligations\"\x9a\x02\n\rAuthorization\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x30\n\x0c\x64\x65nial_class\x18\x05 \x01(\x0e\x32\x1a.broker.api.v1.DenialClass\x12\x10\n\x08\x65xpected\x18\x06 \x03(\t\x12\x10\n\x08policies\x18\x07 \x03(\t\x12/\n\x0bobligations\x18\x08 \x01(\x0b\x32\x1a.broker.api.v1.Obligations\x12\x10\n\x08position\x18\t \x01(\x05\x12.\n\ndecided_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"U\n\x04\x43\x61ll\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x11\n\targuments\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\"#\n\x10ListToolsRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"7\n\x11ListToolsResponse\x12\"\n\x05tools\x18\x01 \x03(\x0b\x32\x13.broker.api.v1.Tool\"L\n\x16\x41uthorizeActionRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12!\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x13.broker.api.v1.Call\"N\n\x17\x41uthorizeActionResponse\x12\x33\n\rauthorization\x18\x01 \x01(\x0b\x32\x1c.broker.api.v1.Authorization\"g\n\x17\x41uthorizeActionsRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\"\n\x05\x63\x61lls\x18\x02 \x03(\x0b\x32\x13.broker.api.v1.Call\x12\x17\n\x0fstop_at_refusal\x18\x03 \x01(\x08\"P\n\x18\x41uthorizeActionsResponse\x12\x34\n\x0e\x61uthorizations\x18\x01 \x03(\x0b\x32\x1c.broker.api.v1.Authorization\"X\n\x14ReportOutcomeRequest\x12\x11\n\taction_id\x18\x01 \x01(\t\x12-\n\x07outcome\x18\x02 \x01(\x0e\x32\x1c.broker.api.v1.ActionOutcome\"F\n\x15ReportOutcomeResponse\x12-\n\x07outcome\x18\x01 \x01(\x0e\x32\x1c.broker.api.v1.ActionOutcome*\x80\x01\n\x0b\x44\x65nialClass\x12\x1c\n\x18\x44\x45NIAL_CLASS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44\x45NIAL_CLASS_STRUCTURAL\x10\x01\x12\x1a\n\x16\x44\x45NIAL_CLASS_GRANTABLE\x10\x02\x12\x1a\n\x16\x44\x45NIAL_CLASS_TRANSIENT\x10\x03*\x9e\x01\n\rActionOutcome\x12\x1e\n\x1a\x41\x43TION_OUTCOME_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41\x43TION_OUTCOME_OPEN\x10\x01\x12\x1c\n\x18\x41\x43TION_OUTCOME_SUCCEEDED\x10\x02\x12\x19\n\x15\x41\x43TION_OUTCOME_FAILED\x10\x03\x12\x1b\n\x17\x41\x43TION_OUTCOME_NOT_DONE\x10\x04\x32\x80\x03\n\x0bToolService\x12N\n\tListTools\x12\x1f.broker.api.v1.ListToolsRequest\x1a .broker.api.v1.ListToolsResponse\x12`\n\x0f\x41uthorizeAction\x12%.broker.api.v1.AuthorizeActionRequest\x1a&.broker.api.v1.AuthorizeActionResponse\x12\x63\n\x10\x41uthorizeActions\x12&.broker.api.v1.AuthorizeActionsRequest\x1a\'.broker.api.v1.AuthorizeActionsResponse\x12Z\n\rReportOutcome\x12#.broker.api.v1.ReportOutcomeRequest\x1a$.broker.api.v1.ReportOutcomeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62roker/api/v1/tools.proto\x12\rbroker.api.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"J\n\x0bObligations\x12\x0e\n\x06redact\x18\x01 \x03(\t\x12\x12\n\nlimit_rows\x18\x02 \x01(\x05\x12\x17\n\x0f\x63redential_role\x18\x03 \x01(\t\"t\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x18\n\x10\x61rguments_schema\x18\x03 \x01(\t\x12/\n\x0bobligations\x18\x04 \x01(\x0b\x32\x1a.broker.api.v1.Obligations\"\xac\x02\n\rAuthorization\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x30\n\x0c\x64\x65nial_class\x18\x05 \x01(\x0e\x32\x1a.broker.api.v1.DenialClass\x12\x10\n\x08\x65xpected\x18\x06 \x03(\t\x12\x10\n\x08policies\x18\x07 \x03(\t\x12/\n\x0bobligations\x18\x08 \x01(\x0b\x32\x1a.broker.api.v1.Obligations\x12\x10\n\x08position\x18\t \x01(\x05\x12.\n\ndecided_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08warnings\x18\x0b \x03(\t\"U\n\x04\x43\x61ll\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x11\n\targuments\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\"#\n\x10ListToolsRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"7\n\x11ListToolsResponse\x12\"\n\x05tools\x18\x01 \x03(\x0b\x32\x13.broker.api.v1.Tool\"L\n\x16\x41uthorizeActionRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12!\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x13.broker.api.v1.Call\"N\n\x17\x41uthorizeActionResponse\x12\x33\n\rauthorization\x18\x01 \x01(\x0b\x32\x1c.broker.api.v1.Authorization\"g\n\x17\x41uthorizeActionsRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\"\n\x05\x63\x61lls\x18\x02 \x03(\x0b\x32\x13.broker.api.v1.Call\x12\x17\n\x0fstop_at_refusal\x18\x03 \x01(\x08\"P\n\x18\x41uthorizeActionsResponse\x12\x34\n\x0e\x61uthorizations\x18\x01 \x03(\x0b\x32\x1c.broker.api.v1.Authorization\"X\n\x14ReportOutcomeRequest\x12\x11\n\taction_id\x18\x01 \x01(\t\x12-\n\x07outcome\x18\x02 \x01(\x0e\x32\x1c.broker.api.v1.ActionOutcome\"F\n\x15ReportOutcomeResponse\x12-\n\x07outcome\x18\x01 \x01(\x0e\x32\x1c.broker.api.v1.ActionOutcome*\x80\x01\n\x0b\x44\x65nialClass\x12\x1c\n\x18\x44\x45NIAL_CLASS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44\x45NIAL_CLASS_STRUCTURAL\x10\x01\x12\x1a\n\x16\x44\x45NIAL_CLASS_GRANTABLE\x10\x02\x12\x1a\n\x16\x44\x45NIAL_CLASS_TRANSIENT\x10\x03*\x9e\x01\n\rActionOutcome\x12\x1e\n\x1a\x41\x43TION_OUTCOME_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41\x43TION_OUTCOME_OPEN\x10\x01\x12\x1c\n\x18\x41\x43TION_OUTCOME_SUCCEEDED\x10\x02\x12\x19\n\x15\x41\x43TION_OUTCOME_FAILED\x10\x03\x12\x1b\n\x17\x41\x43TION_OUTCOME_NOT_DONE\x10\x04\x32\x80\x03\n\x0bToolService\x12N\n\tListTools\x12\x1f.broker.api.v1.ListToolsRequest\x1a .broker.api.v1.ListToolsResponse\x12`\n\x0f\x41uthorizeAction\x12%.broker.api.v1.AuthorizeActionRequest\x1a&.broker.api.v1.AuthorizeActionResponse\x12\x63\n\x10\x41uthorizeActions\x12&.broker.api.v1.AuthorizeActionsRequest\x1a\'.broker.api.v1.AuthorizeActionsResponse\x12Z\n\rReportOutcome\x12#.broker.api.v1.ReportOutcomeRequest\x1a$.broker.api.v1.ReportOutcomeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'broker.api.v1.tools_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DENIALCLASS']._serialized_start=1245
-  _globals['_DENIALCLASS']._serialized_end=1373
-  _globals['_ACTIONOUTCOME']._serialized_start=1376
-  _globals['_ACTIONOUTCOME']._serialized_end=1534
+  _globals['_DENIALCLASS']._serialized_start=1263
+  _globals['_DENIALCLASS']._serialized_end=1391
+  _globals['_ACTIONOUTCOME']._serialized_start=1394
+  _globals['_ACTIONOUTCOME']._serialized_end=1552
   _globals['_OBLIGATIONS']._serialized_start=77
   _globals['_OBLIGATIONS']._serialized_end=151
   _globals['_TOOL']._serialized_start=153
   _globals['_TOOL']._serialized_end=269
   _globals['_AUTHORIZATION']._serialized_start=272
-  _globals['_AUTHORIZATION']._serialized_end=554
-  _globals['_CALL']._serialized_start=556
-  _globals['_CALL']._serialized_end=641
-  _globals['_LISTTOOLSREQUEST']._serialized_start=643
-  _globals['_LISTTOOLSREQUEST']._serialized_end=678
-  _globals['_LISTTOOLSRESPONSE']._serialized_start=680
-  _globals['_LISTTOOLSRESPONSE']._serialized_end=735
-  _globals['_AUTHORIZEACTIONREQUEST']._serialized_start=737
-  _globals['_AUTHORIZEACTIONREQUEST']._serialized_end=813
-  _globals['_AUTHORIZEACTIONRESPONSE']._serialized_start=815
-  _globals['_AUTHORIZEACTIONRESPONSE']._serialized_end=893
-  _globals['_AUTHORIZEACTIONSREQUEST']._serialized_start=895
-  _globals['_AUTHORIZEACTIONSREQUEST']._serialized_end=998
-  _globals['_AUTHORIZEACTIONSRESPONSE']._serialized_start=1000
-  _globals['_AUTHORIZEACTIONSRESPONSE']._serialized_end=1080
-  _globals['_REPORTOUTCOMEREQUEST']._serialized_start=1082
-  _globals['_REPORTOUTCOMEREQUEST']._serialized_end=1170
-  _globals['_REPORTOUTCOMERESPONSE']._serialized_start=1172
-  _globals['_REPORTOUTCOMERESPONSE']._serialized_end=1242
-  _globals['_TOOLSERVICE']._serialized_start=1537
-  _globals['_TOOLSERVICE']._serialized_end=1921
+  _globals['_AUTHORIZATION']._serialized_end=572
+  _globals['_CALL']._serialized_start=574
+  _globals['_CALL']._serialized_end=659
+  _globals['_LISTTOOLSREQUEST']._serialized_start=661
+  _globals['_LISTTOOLSREQUEST']._serialized_end=696
+  _globals['_LISTTOOLSRESPONSE']._serialized_start=698
+  _globals['_LISTTOOLSRESPONSE']._serialized_end=753
+  _globals['_AUTHORIZEACTIONREQUEST']._serialized_start=755
+  _globals['_AUTHORIZEACTIONREQUEST']._serialized_end=831
+  _globals['_AUTHORIZEACTIONRESPONSE']._serialized_start=833
+  _globals['_AUTHORIZEACTIONRESPONSE']._serialized_end=911
+  _globals['_AUTHORIZEACTIONSREQUEST']._serialized_start=913
+  _globals['_AUTHORIZEACTIONSREQUEST']._serialized_end=1016
+  _globals['_AUTHORIZEACTIONSRESPONSE']._serialized_start=1018
+  _globals['_AUTHORIZEACTIONSRESPONSE']._serialized_end=1098
+  _globals['_REPORTOUTCOMEREQUEST']._serialized_start=1100
+  _globals['_REPORTOUTCOMEREQUEST']._serialized_end=1188
+  _globals['_REPORTOUTCOMERESPONSE']._serialized_start=1190
+  _globals['_REPORTOUTCOMERESPONSE']._serialized_end=1260
+  _globals['_TOOLSERVICE']._serialized_start=1555
+  _globals['_TOOLSERVICE']._serialized_end=1939
 # @@protoc_insertion_point(module_scope)

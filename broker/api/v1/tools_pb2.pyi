@@ -57,7 +57,7 @@ class Tool(_message.Message):
     def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., arguments_schema: _Optional[str] = ..., obligations: _Optional[_Union[Obligations, _Mapping]] = ...) -> None: ...
 
 class Authorization(_message.Message):
-    __slots__ = ("action_id", "allowed", "reason", "text", "denial_class", "expected", "policies", "obligations", "position", "decided_at")
+    __slots__ = ("action_id", "allowed", "reason", "text", "denial_class", "expected", "policies", "obligations", "position", "decided_at", "warnings")
     ACTION_ID_FIELD_NUMBER: _ClassVar[int]
     ALLOWED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +68,7 @@ class Authorization(_message.Message):
     OBLIGATIONS_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     DECIDED_AT_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     action_id: str
     allowed: bool
     reason: str
@@ -78,7 +79,8 @@ class Authorization(_message.Message):
     obligations: Obligations
     position: int
     decided_at: _timestamp_pb2.Timestamp
-    def __init__(self, action_id: _Optional[str] = ..., allowed: _Optional[bool] = ..., reason: _Optional[str] = ..., text: _Optional[str] = ..., denial_class: _Optional[_Union[DenialClass, str]] = ..., expected: _Optional[_Iterable[str]] = ..., policies: _Optional[_Iterable[str]] = ..., obligations: _Optional[_Union[Obligations, _Mapping]] = ..., position: _Optional[int] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, action_id: _Optional[str] = ..., allowed: _Optional[bool] = ..., reason: _Optional[str] = ..., text: _Optional[str] = ..., denial_class: _Optional[_Union[DenialClass, str]] = ..., expected: _Optional[_Iterable[str]] = ..., policies: _Optional[_Iterable[str]] = ..., obligations: _Optional[_Union[Obligations, _Mapping]] = ..., position: _Optional[int] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Call(_message.Message):
     __slots__ = ("tool", "arguments", "fingerprint", "idempotency_key")

@@ -11,9 +11,8 @@ import pytest
 from broker.adapters.catalog.files import CatalogFiles
 from broker.config.reading import ConfigError
 from broker.config.settings import load_settings
-from broker.config.telling import OcsfSettings, SetSettings, WebhookSettings, check_told
-from broker.domain.answers import AnswerRule, Answers
-from broker.domain.findings import Answer, Severity
+from broker.config.telling import OcsfSettings, SetSettings, WebhookSettings
+from broker.domain.findings import Severity
 from tests.unit.config.test_settings import problems
 from tests.unit.config.texts import CATALOG, SETTINGS, write
 
@@ -98,35 +97,20 @@ def test_there_are_only_so_many_receivers(tmp_path: Path) -> None:
     assert "at most 16 items" in problem.what
 
 
-def test_a_rule_that_tells_nobody_is_refused_with_what_is_near() -> None:
-    rules = (
-        AnswerRule(answer=Answer.NOTE, tell=("soc",)),
-        AnswerRule(answer=Answer.NOTE, tell=("socc", "siem")),
-    )
-    check_told(Answers(rules=rules), {"soc", "socc", "siem"}, Path("catalog"))
-    with pytest.raises(ConfigError) as caught:
-        check_told(Answers(rules=rules), {"soc"}, Path("catalog"))
-    first, second = caught.value.problems
-    assert (first.field, second.field) == ("answers.1.tell", "answers.1.tell")
-    assert first.what.startswith("no receiver 'socc' in the settings (did you mean 'soc'?): add it")
-
-
 async def test_a_catalog_that_names_receivers_is_held_against_them_at_the_start_and_at_each_reload(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    told = CATALOG + "answers:\n  - {do: note, tell: [socc]}\n"
     files = CatalogFiles(write(tmp_path, CATALOG), receivers={"soc"})
     before = files.current()
-    asked: list[object] = []
-
-    def refuses(_answers: Answers, known: object, _catalog: Path) -> None:
-        asked.append(known)
-        raise ConfigError([])
-
-    monkeypatch.setattr("broker.adapters.catalog.files.check_told", refuses)
-    write(tmp_path, CATALOG.replace("max_tasks: 8", "max_tasks: 2"))
+    write(tmp_path, told)
     assert not await files.reload_if_changed()
     assert files.current() is before
     assert "REFUSED" in caplog.text
-    with pytest.raises(ConfigError):
-        CatalogFiles(tmp_path / "catalog.yaml", receivers=())
-    assert asked == [{"soc"}, ()]
+    with pytest.raises(ConfigError) as caught:
+        CatalogFiles(tmp_path / "catalog.yaml", receivers={"soc"})
+    (problem,) = caught.value.problems
+    assert "no receiver 'socc' in the settings" in problem.what
+    assert "did you mean 'soc'" in problem.what
+    write(tmp_path, told.replace("socc", "soc"))
+    assert await files.reload_if_changed()

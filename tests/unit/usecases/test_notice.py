@@ -59,7 +59,7 @@ class Broken:
         message = f"no watch takes {event.kind}"
         raise ValueError(message)
 
-    def stale(self, instance: object) -> None:
+    def missed(self, instance: object) -> None:
         self.marked.append(instance)
 
     async def look_again(self) -> tuple[Finding, ...]:
