@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -162,3 +163,19 @@ async def test_the_schema_of_findings_is_taken_back_and_made_again_around_what_w
     assert await store.task(TASK) == a_task()
     assert await store.newest_finding() == 0
     await store.close()
+
+
+async def test_no_broker_that_ignores_holds_begins_on_a_schema_that_has_them(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await opened(path)
+    older = tmp_path / "migrations"
+    shutil.copytree(migrating._MIGRATIONS, older)
+    for file in (older / "versions").glob("[0-9]*.py"):
+        if file.name >= "0008":
+            file.unlink()
+    with monkeypatch.context() as before:
+        before.setattr(migrating, "_MIGRATIONS", older)
+        with pytest.raises(SchemaVersionError, match="0008"):
+            SqliteStore.open(url(path))
+    await opened(path)
