@@ -11,7 +11,7 @@ from broker.api.v1 import leases_pb2, operators_pb2, signals_pb2
 from broker.client import Svid
 from broker.demo.callers import Answer, Caller
 from tests.integration.authzen.asking import declare
-from tests.threats.world import World
+from tests.threats.world import World, until
 
 NOBODYS_TASK = "task-" + "0" * 26
 
@@ -39,6 +39,22 @@ def refusals(world: World, svid: Svid) -> list[dict[str, Any]]:
 def findings(world: World, instance: str) -> list[tuple[Any, ...]]:
     found = world.rows("SELECT facts FROM audit_records WHERE kind IN ('signal.received', 'anomaly.found')")
     return [facts for (facts,) in found if instance in facts]
+
+
+def test_what_is_reported_takes_the_credentials_away_and_others_go_on(world: World) -> None:
+    bad, good, signaller = world.svid(), world.svid(), world.svid(path="signaller")
+    with world.calling(bad) as agent, world.calling(good) as other, world.calling(signaller) as caller:
+        task_id, others = declare(world, agent), declare(world, other)
+        with world.alive(bad, task_id), world.alive(good, others):
+            credential, theirs = world.acquire(agent, task_id), world.acquire(other, others)
+            answer = report(caller, bad.spiffe_id, task_id=task_id)
+            assert answer.ok, answer
+            until(lambda: not world.lets_in(credential), "PostgreSQL refuses it", patience=10)
+            assert world.try_acquire(agent, task_id).reason == "TASK_NOT_ACTIVE"
+            assert world.lets_in(theirs)
+            assert world.try_acquire(other, others).ok
+            again = report(caller, bad.spiffe_id, task_id=task_id)
+            assert again.message.finding_id == answer.message.finding_id
 
 
 @pytest.mark.parametrize("about", ["another", "itself"])

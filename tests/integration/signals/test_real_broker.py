@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import json
 import time
 from collections.abc import Iterator
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.https import Connection, Reply, connected
-from tests.integration.signals.conftest import events_port
+from tests.integration.signals.conftest import SECRET, Receiver, events_port
 from tests.threats.world import World, until
 from tests.unit.https.pushing import CONTENT_TYPE
 from tests.unit.jose.sets import ISSUER, a_set, jwk, write_jwks
@@ -62,6 +65,44 @@ def test_what_is_no_token_for_this_broker_is_refused_and_leaves_nothing(
     reply = push(door, a_token(jti="for-nobody", **changed))
     assert (reply.status, reply.body["err"]) == (400, err)
     assert not refused(world, "for-nobody")
+
+
+def test_a_revoked_session_ends_the_task_and_the_receiver_is_told(
+    world: World, door: Connection, receiver: Receiver
+) -> None:
+    agent, other = world.svid(), world.svid()
+    with world.calling(agent) as caller, world.calling(other) as undisturbed:
+        task_id, others = world.declare(caller), world.declare(undisturbed)
+        with world.alive(agent, task_id), world.alive(other, others):
+            credential, theirs = world.acquire(caller, task_id), world.acquire(undisturbed, others)
+            token = a_token(jti="logged-out", sub_id={"format": "uri", "uri": agent.spiffe_id})
+            assert push(door, token).status == 202
+            until(lambda: not world.lets_in(credential), "PostgreSQL refuses its credential", patience=10)
+            assert world.try_acquire(caller, task_id).reason == "TASK_NOT_ACTIVE"
+            assert world.lets_in(theirs)
+            assert push(door, token).status == 202, "the same again is harmless"
+            world.complete(undisturbed, others)
+    found = world.rows("SELECT finding_id, answer FROM findings WHERE instance = ?", agent.spiffe_id)
+    ((finding_id, answer),) = found
+    assert answer == "end-task"
+
+    def told() -> list[dict[str, Any]]:
+        return [
+            body for headers, text in receiver.got if finding_id in (body := _checked(headers, text))["text"]
+        ]
+
+    until(
+        lambda: len(told()) >= 2, "the receiver is told of the finding, and of what came of it", patience=20
+    )
+    assert [one["type"] for one in told()] == ["finding.finding", "finding.answered"]
+
+
+def _checked(headers: dict[str, str], body: bytes) -> dict[str, Any]:
+    """What was told, with its signature checked as a receiver does."""
+    content = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.{body.decode()}"
+    mac = base64.b64encode(hmac.new(SECRET, content.encode(), hashlib.sha256).digest()).decode()
+    assert headers["webhook-signature"] == f"v1,{mac}"
+    return {**json.loads(body), "text": body.decode()}
 
 
 def test_nothing_else_is_behind_that_door(world: World, door: Connection) -> None:
