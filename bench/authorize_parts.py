@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -25,6 +27,7 @@ from broker.adapters.policy.bounded import BoundedPolicy
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.policy.cedar import CedarPolicies
 from broker.adapters.policy.files import FixedPolicies
+from broker.adapters.store.quarantine import StoredQuarantine
 from broker.adapters.store.sqlite import SqliteStore
 from broker.adapters.system.clock import FollowingClock
 from broker.adapters.system.ids import RandomIds
@@ -34,6 +37,7 @@ from broker.devstack.state import TRUST_DOMAIN
 from broker.domain.audit import AuditEvent
 from broker.domain.catalog import Catalog
 from broker.domain.changes import Append, CreateTask
+from broker.domain.findings import Found, RecordedFinding
 from broker.domain.identifiers import RequestId, TaskId
 from broker.domain.peer import SvidKind, VerifiedPeer
 from broker.domain.spiffe import SpiffeId
@@ -42,6 +46,9 @@ from broker.usecases.authorize_action import AuthorizeAction
 from broker.usecases.caller import Caller
 from broker.usecases.chains import Chains
 from broker.usecases.judging import Call
+from broker.usecases.notice import Notice
+from broker.usecases.noticing import NothingNoticed
+from broker.usecases.watch_instances import WatchInstances
 
 
 async def gate_round(channels: list[grpc.aio.Channel]) -> tuple[float, list[float]]:
@@ -56,6 +63,26 @@ async def gate_round(channels: list[grpc.aio.Channel]) -> tuple[float, list[floa
 
 async def without_grpc(measured: Measured, folder: Path, *, rounds: int) -> dict[str, float]:
     """Decisions a second, each durable with its audit record, of sixteen tasks at once."""
+    async with decisions(measured, folder, watched=False) as deciding:
+        rates = []
+        for number in range(rounds + 1):
+            seconds = await round_of(deciding, number)
+            rates += [16 * CHAIN / seconds] if number else []  # the first warms up
+    return {"authorize.alone_per_s_16": median(rates)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deciding:
+    """The use case on a store of its own."""
+
+    authorize: AuthorizeAction
+    store: SqliteStore
+    watches: WatchInstances
+
+
+@asynccontextmanager
+async def decisions(measured: Measured, folder: Path, *, watched: bool) -> AsyncIterator[Deciding]:
+    """The use case with a hundred policies, on a new SQLite file; with a watch over each instance, or nobody who watches."""
     catalog = load_catalog(measured.stack.broker.catalog, trust_domain=TRUST_DOMAIN)
     policies = folder / "policies"
     policies.mkdir(parents=True)
@@ -65,6 +92,7 @@ async def without_grpc(measured: Measured, folder: Path, *, rounds: int) -> dict
     clock = FollowingClock.of_wall()
     try:
         await store.commit([Append(event=_event())])
+        watches = WatchInstances(store=store, catalogs=_Fixed(catalog), clock=clock)
         authorize = AuthorizeAction(
             store=store,
             catalogs=_Fixed(catalog),
@@ -75,18 +103,24 @@ async def without_grpc(measured: Measured, folder: Path, *, rounds: int) -> dict
             clock=clock,
             ids=RandomIds(),
             steps=NoSteps(),
+            notice=Notice(
+                watches=watches,
+                answers=_nothing_is_answered,
+                store=store,
+                quarantine=StoredQuarantine(store),
+                clock=clock,
+            )
+            if watched
+            else NothingNoticed(),
         )
-        rates = []
-        for number in range(rounds + 1):
-            seconds = await _round(authorize, store, number)
-            rates += [16 * CHAIN / seconds] if number else []  # the first warms up
+        yield Deciding(authorize=authorize, store=store, watches=watches)
     finally:
         await store.close()
-    return {"authorize.alone_per_s_16": median(rates)}
 
 
-async def _round(authorize: AuthorizeAction, store: SqliteStore, number: int) -> float:
-    call = Call(tool=TOOL, arguments=json.loads(ARGUMENTS))
+async def round_of(deciding: Deciding, number: int) -> float:
+    """Seconds for a chain of twenty calls of each of sixteen tasks, all at once."""
+    store, call = deciding.store, Call(tool=TOOL, arguments=json.loads(ARGUMENTS))
     callers = [_caller(f"i{client}") for client in range(16)]
     tasks = [TaskId(f"task-{number}-{client}") for client in range(16)]
     for caller, task_id in zip(callers, tasks, strict=True):
@@ -94,11 +128,16 @@ async def _round(authorize: AuthorizeAction, store: SqliteStore, number: int) ->
 
     async def one(caller: Caller, task_id: TaskId) -> None:
         for _ in range(CHAIN):
-            assert (await authorize(caller, task_id, call)).action.allowed
+            assert (await deciding.authorize(caller, task_id, call)).action.allowed
 
     began = time.perf_counter()
     await asyncio.gather(*(one(caller, task_id) for caller, task_id in zip(callers, tasks, strict=True)))
     return time.perf_counter() - began
+
+
+async def _nothing_is_answered(found: Found, **_others: object) -> RecordedFinding:
+    message = f"honest work was taken for {found.detector} {found.rule}"
+    raise AssertionError(message)
 
 
 class _Fixed:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from bench import (
     acquire,
+    anomaly,
     authorize,
     authorize_parts,
     complete,
@@ -35,6 +36,11 @@ TARGETS = {
     "authorize.p99_ratio_16": ("at most", 4.0),
     "authorize.policies_1000_over_100": ("at most", 1.3),
     "decision.p50_ms_100": ("under", 0.25),
+    "anomaly.recall": ("at least", 0.95),
+    "anomaly.false_per_1000": ("at most", 2.0),
+    "anomaly.median_actions": ("at most", 2.0),
+    "anomaly.overhead_ratio": ("at most", 1.15),
+    "anomaly.refused_p99_s": ("under", 1.0),
     "registry.apply_1000_ratio": ("at most", 1.5),
     "registry.again_1000_ratio": ("at most", 1.5),
     "verify.p50_ms": ("under", 0.3),
@@ -69,6 +75,10 @@ async def run(console: Console, scale: float) -> dict[str, float]:
         found |= await authorize.calls(
             stack, authorize_parts.gate_round, clients=16, rounds=_at_least(10 * scale)
         )
+        console.print("anomalies: what watching costs, and how soon a credential is refused")
+        found |= anomaly.detectors(benign=_at_least(4000 * scale), each=_at_least(20 * scale))
+        found |= await anomaly.overhead(stack, stack.folder / "anomalies", rounds=_at_least(20 * scale))
+        found |= await anomaly.until_refused(stack, runs=_at_least(100 * scale))
         console.print("launch, with and without a pool")
         found |= await asyncio.to_thread(launch.first_call, stack, runs=_at_least(20 * scale))
         for leases, runs in ((1, 100), (20, 100)):

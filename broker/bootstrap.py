@@ -20,6 +20,7 @@ from broker.adapters.observe.traces import Traces
 from broker.adapters.policy.bounded import BoundedPolicy
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.policy.files import CandidateFiles, PolicyFiles
+from broker.adapters.signals.building import receivers_of
 from broker.adapters.spire.https_tls import https_context, shown_by
 from broker.adapters.spire.identity import TrustBundle, WorkloadIdentity
 from broker.adapters.spire.jwt_bundles import JwtBundle, JwtBundles
@@ -41,7 +42,11 @@ from broker.adapters.vault.health import VaultHealth
 from broker.adapters.vault.issuer import VaultCredentialIssuer
 from broker.adapters.vault.login import VaultLogin
 from broker.adapters.vault.view import VaultView
+from broker.bootstrap_anomalies import Anomalies
+from broker.bootstrap_signals import SignalsIn
 from broker.config.settings import Settings
+from broker.domain.changes import Change
+from broker.domain.findings import RecordedFinding
 from broker.ports.identity import Quarantine
 from broker.ports.observing import Observer
 from broker.ports.system import Clock, Steps
@@ -51,6 +56,7 @@ from broker.server.credentials import CredentialServicer
 from broker.server.gate import Gate, JwtDoor
 from broker.server.https.door import HttpsDoor
 from broker.server.https.endpoints import Endpoint
+from broker.server.https.open_door import OpenDoor
 from broker.server.instances import InstanceServicer
 from broker.server.leases import LeaseServicer
 from broker.server.quarantines import QuarantineServicer
@@ -71,6 +77,7 @@ from broker.usecases.follow_changes import FollowChanges
 from broker.usecases.keep_task_alive import KeepTaskAlive
 from broker.usecases.list_tools import ListTools
 from broker.usecases.look_at_tasks import LookAtTasks
+from broker.usecases.noticing import NoticedBy
 from broker.usecases.operate_findings import OperateFindings
 from broker.usecases.operate_leases import OperateLeases
 from broker.usecases.quarantine import QuarantineInstances
@@ -83,6 +90,8 @@ from broker.usecases.report_outcome import ReportOutcome
 from broker.usecases.revoke_leases import RevokeLeases
 from broker.usecases.task_events import TaskEvents
 from broker.usecases.task_grants import TaskGrants
+from broker.usecases.tell_others import TellOthers
+from broker.usecases.watch_instances import WatchInstances
 from broker.usecases.watch_over_tasks import WatchOverTasks
 
 logger = logging.getLogger(__name__)
@@ -125,16 +134,16 @@ class _Broker:
         self,
         server: GrpcServer,
         drains: list[Callable[[], Coroutine[Any, Any, object]]],
-        authzen: HttpsDoor | None,
+        doors: Sequence[HttpsDoor | OpenDoor | None],
     ) -> None:
         self.server = server
         self._drains = drains
-        self._authzen = authzen
+        self._doors = [door for door in doors if door is not None]
 
     async def stop(self, grace: timedelta) -> None:
         drains: list[Callable[[], Awaitable[object]]] = [*self._drains]
-        if self._authzen is not None:  # beside the other door: both close at once
-            closed = asyncio.ensure_future(self._authzen.stop(grace))
+        if self._doors:  # beside gRPC's: all close at once
+            closed = asyncio.gather(*(door.stop(grace) for door in self._doors))
             drains.insert(0, lambda: closed)
         await self.server.stop(grace=grace, drains=drains)
 
@@ -143,10 +152,13 @@ class _Broker:
         cls, settings: Settings, stack: contextlib.AsyncExitStack, steps: Steps
     ) -> _Broker:
         ids, events = RandomIds(), TaskEvents()
-        catalogs = CatalogFiles(settings.catalog, trust_domain=settings.trust_domain)
+        catalogs = CatalogFiles(
+            settings.catalog, trust_domain=settings.trust_domain, receivers=settings.tell.keys()
+        )
         policies = PolicyFiles(settings.policies, catalogs)
         candidates = CandidateFiles(settings.shadow_policies, catalogs) if settings.shadow_policies else None
         store, clock = await _state(settings, stack)
+        receivers = receivers_of(settings.tell, clock)
         quarantine = StoredQuarantine(store)
         await quarantine.refresh()
 
@@ -194,7 +206,7 @@ class _Broker:
             verifier=verifier,
         )
         policy = BoundedPolicy(CatalogBoundsPolicy(), policies, candidates)
-        chains = Chains(store)
+        chains, noticed = Chains(store), NoticedBy()
         acquire = AcquireCredential(
             store=store,
             catalogs=catalogs,
@@ -207,6 +219,7 @@ class _Broker:
             steps=steps,
             timeout=timeout,
             chains=chains,
+            notice=noticed,
             decided=observing.metrics.decided,
         )
         revoke_leases.being_made = lambda: acquire.being_made
@@ -257,6 +270,20 @@ class _Broker:
             clock=clock,
             steps=steps,
         )
+        anomalies = Anomalies(
+            settings,
+            store=store,
+            catalogs=catalogs,
+            end_task=end_task,
+            end_quarantined=end_quarantined,
+            revoke_leases=revoke_leases,
+            quarantine=quarantine,
+            events=events,
+            clock=clock,
+            steps=steps,
+            metrics=observing.metrics,
+            noticed=noticed,
+        )
         reconcile = Reconcile(
             store=store,
             view=VaultView(as_broker),
@@ -271,7 +298,14 @@ class _Broker:
             if await store.take_turn("reconcile", lasting=_RECONCILE * 1.5):
                 await reconcile.round()
 
-        report_ended = ReportEnded(store=store, end_task=end_task, revoke_leases=revoke_leases, clock=clock)
+        report_ended = ReportEnded(
+            store=store,
+            end_task=end_task,
+            revoke_leases=revoke_leases,
+            clock=clock,
+            notice=noticed,
+            forget=anomalies.see.forget,
+        )
         peers = SvidVerifier(bundle_of=bundle_of, quarantine=quarantine, clock=clock)
         record_refusal = RecordRefusal(store=store, clock=clock)
         rate_limit = RateLimit(
@@ -288,6 +322,7 @@ class _Broker:
             clock=clock,
             ids=ids,
             steps=steps,
+            notice=noticed,
             decided=observing.metrics.decided,
         )
         gate = Gate(
@@ -300,9 +335,14 @@ class _Broker:
             clock=clock,
             ids=ids,
             observer=observing.observer,
+            see=anomalies.see,
+        )
+        signals = SignalsIn(
+            settings, store=store, catalogs=catalogs, answer_findings=anomalies.answers, clock=clock
         )
         if isinstance(store, SqliteStore):
             store.on_their_way = lambda: gate.calls
+        operate_findings = OperateFindings(store=store, clock=clock)
         server = GrpcServer(
             tasks=TaskServicer(
                 declare=DeclareTask(
@@ -315,6 +355,7 @@ class _Broker:
                     ids=ids,
                     steps=steps,
                     timeout=timeout,
+                    notice=noticed,
                     decided=observing.metrics.decided,
                 ),
                 look=LookAtTasks(store=store),
@@ -334,11 +375,12 @@ class _Broker:
                 leases=OperateLeases(store=store, revoke_leases=revoke_leases, clock=clock),
                 reconcile=reconcile,
             ),
-            anomalies=AnomalyServicer(findings=OperateFindings(store=store, clock=clock)),
+            signals=signals.servicer,
+            anomalies=AnomalyServicer(findings=operate_findings),
             tools=ToolServicer(
                 list_tools=list_tools,
                 authorize=authorize,
-                report_outcome=ReportOutcome(store=store, clock=clock),
+                report_outcome=ReportOutcome(store=store, clock=clock, notice=noticed),
             ),
             gate=gate,
             tls=server_credentials(identity),
@@ -348,9 +390,26 @@ class _Broker:
             max_message_bytes=settings.limits.max_message_bytes,
         )
 
+        tell_others = TellOthers(
+            store=store,
+            receivers=receivers,
+            clock=clock,
+            ids=ids,
+            actor=settings.own_id,
+            watched=observing.metrics,
+        )
+        stack.push_async_callback(tell_others.close)
+        anomalies.answers.tell = tell_others.messages_for
+
+        async def tell_of_mark(finding: RecordedFinding) -> Sequence[Change]:
+            return tell_others.messages_of_mark(finding, await anomalies.answers.receivers_of(finding))
+
+        operate_findings.tell_of_mark = tell_of_mark
+
         # What the process before left half done comes first, before anything new is promised.
         await watch.reclaim()
         await end_quarantined()
+        await anomalies.answers.take_up()
 
         rounds: list[_Round] = [
             ("end-lapsed", watch.end_lapsed, _SWEEP),
@@ -366,7 +425,10 @@ class _Broker:
             ("quarantine", quarantine_instances.follow, _REFRESH),
             ("reconcile", reconcile_in_turn, _RECONCILE),
             ("clock", clock.follow, _REFRESH),
-            *_following(store, events, grants, acquire, quarantine_instances, clock),
+            ("tell-others", tell_others.deliver, _SWEEP),
+            *_following(store, events, grants, acquire, quarantine_instances, clock, anomalies.watches),
+            *anomalies.rounds(),
+            *signals.rounds(),
             *observing.rounds(
                 server=server,
                 store=store,
@@ -402,6 +464,9 @@ class _Broker:
                 observer=observing.observer,
             ),
         )
+        events_door = await signals.open(
+            stack, identity=identity, stopping=gate.stopping, ids=ids, observer=observing.observer
+        )
         await server.start()
         work = [asyncio.create_task(login.keep(), name="vault-login")]
         work += [
@@ -415,7 +480,11 @@ class _Broker:
             new.write_text(f"{host}:{server.port}\n")
             new.replace(settings.address_file)
         drains = [quarantine_instances.drain, report_ended.drain, revoke_leases.drain, keep_alive.drain]
-        return cls(server, [acquire.drain, complete.drain, *drains], authzen)
+        return cls(
+            server,
+            [acquire.drain, complete.drain, anomalies.drain, *drains],
+            [authzen, events_door],
+        )
 
 
 async def _state(
@@ -443,6 +512,7 @@ def _following(  # noqa: PLR0913, PLR0917 - whoever has something in memory
     acquire: AcquireCredential,
     quarantine: QuarantineInstances,
     clock: Clock,
+    watches: WatchInstances,
 ) -> list[_Round]:
     """What listens to other replicas, where there can be any."""
     if isinstance(store, SqliteStore):
@@ -455,6 +525,7 @@ def _following(  # noqa: PLR0913, PLR0917 - whoever has something in memory
         acquire=acquire,
         quarantine=quarantine,
         clock=clock,
+        watches=watches,
     )
     return [("follow-changes", follow_changes, _SWEEP)]
 

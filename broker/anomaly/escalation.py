@@ -183,10 +183,11 @@ class Escalation:
         if not self._said.first_time(one.name, event.task_id or ""):
             return None
         before = " and ".join(sorted(trait.value for trait in one.before))
+        known = self._model.of(event.task_type).tasks >= self._parameters.least_tasks
         return Alarm(
             rule=one.name,
             severity=Severity.HIGH if over_tasks or one.needs_evidence else Severity.CRITICAL,
-            confidence=0.75 if over_tasks else 0.9,
+            confidence=0.6 if not known else 0.75 if over_tasks else 0.9,
             evidence=evidence,
             expected="not both, in tasks of this type",
             happened=f"something that {before}, and then {named(decided.name)}, which {one.last.value}"

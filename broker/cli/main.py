@@ -15,7 +15,18 @@ from broker import __version__
 if TYPE_CHECKING:
     import typer
 
-_GROUPS: Final = ("dev", "catalog", "policy", "access", "workload", "instance", "lease", "anomaly", "audit")
+_GROUPS: Final = (
+    "dev",
+    "catalog",
+    "policy",
+    "access",
+    "workload",
+    "instance",
+    "lease",
+    "anomaly",
+    "signals",
+    "audit",
+)
 """Nouns with commands of their own: `app` in the module of that name."""
 
 _COMMANDS: Final = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ruamel.yaml.comments import CommentedMap
 
 from broker.config.agent_classes import ATTESTATIONS, AgentClassModel, confused, misplaced
+from broker.config.catalog_answers import (
+    AnswerModel,
+    answers_of,
+    disordered,
+    unknown_receivers,
+    unlisted,
+)
 from broker.config.catalog_roles import CredentialRoleModel
 from broker.config.catalog_tools import (
     ChainModel,
@@ -42,7 +49,6 @@ from broker.domain.catalog import (
     AgentClass,
     AttributeType,
     Catalog,
-    CredentialRole,
     IssueMethod,
     TaskType,
 )
@@ -90,6 +96,7 @@ class CatalogModel(_Model):
     task_types: dict[Name, TaskTypeModel] = {}
     credential_roles: dict[Name, CredentialRoleModel] = {}
     tools: dict[Name, ToolModel] = {}
+    answers: Annotated[list[AnswerModel], Field(max_length=200)] = []
 
 
 _SECTIONS: Final = ("agent_classes", "task_types", "credential_roles", "tools")
@@ -108,6 +115,7 @@ _KNOWN_KEYS: Final = sorted(
             ObligationsModel,
             ChainModel,
             StepLimitModel,
+            AnswerModel,
         )
         for key in model.model_fields
     }
@@ -124,13 +132,16 @@ def json_schema() -> str:
     return json.dumps(schema, indent=2, sort_keys=True) + "\n"
 
 
-def load_catalog(path: Path, *, trust_domain: str | None = None) -> Catalog:
+def load_catalog(
+    path: Path, *, trust_domain: str | None = None, receivers: Collection[str] | None = None
+) -> Catalog:
     """Read and check the catalog.
 
     Args:
         path: a file, or a folder of them.
         trust_domain: the broker's own, where classes are that name none. Without it they are nobody's: enough to
             look at a catalog, not to admit anybody.
+        receivers: those that the settings have, for `tell` to name. Without them, whoever is named is taken.
 
     Raises:
         ConfigError: everything that is wrong with it.
@@ -154,9 +165,18 @@ def load_catalog(path: Path, *, trust_domain: str | None = None) -> Catalog:
     problems += _unresolved(models)
     problems += _bad_verifiers(models)
     problems += _two_of_a_name(models)
+    problems += _canaries_at_work(models)
     classes = [(file, node, model.agent_classes) for file, node, model in models]
     problems += misplaced(classes)
     problems += confused(classes)
+    answers = [(file, node, model.answers) for file, node, model in models]
+    problems += disordered(answers)
+    problems += unlisted(
+        answers,
+        agent_classes={name for _, _, model in models for name in model.agent_classes},
+        task_types={name for _, _, model in models for name in model.task_types},
+    )
+    problems += [] if receivers is None else unknown_receivers(answers, receivers)
     if problems:
         raise ConfigError(problems)
     return _catalog([model for _, _, model in models], trust_domain)
@@ -274,6 +294,23 @@ def _two_of_a_name(models: list[tuple[Path, CommentedMap, CatalogModel]]) -> lis
     return problems
 
 
+def _canaries_at_work(models: list[tuple[Path, CommentedMap, CatalogModel]]) -> list[Problem]:
+    """Whoever works as they should must never come by a canary."""
+    canaries = {
+        name for _, _, model in models for name, role in model.credential_roles.items() if role.canary
+    }
+    problems = []
+    for file, node, model in models:
+        for owner, tool in model.tools.items():
+            if tool.obligations.credential_role in canaries and not tool.canary:
+                location = ("tools", owner, "obligations", "credential_role")
+                what = f"{tool.obligations.credential_role!r} is a canary: honest work with this tool would touch it"
+                problems.append(
+                    Problem(file=str(file), line=line_of(node, location), field=".".join(location), what=what)
+                )
+    return problems
+
+
 def _bad_verifiers(models: list[tuple[Path, CommentedMap, CatalogModel]]) -> list[Problem]:
     """Whoever verifies is asked for by the broker alone, and asks a backend of the same kind."""
     roles = {name: role for _, _, model in models for name, role in model.credential_roles.items()}
@@ -333,34 +370,15 @@ def _catalog(models: list[CatalogModel], trust_domain: str | None) -> Catalog:
         )
         for name, model in _merged(models, "task_types").items()
     }
-    roles = {
-        name: CredentialRole(
-            name=name,
-            description=model.description,
-            engine=model.engine,
-            mount=model.mount,
-            path=model.path,
-            method=model.method,
-            parameters=MappingProxyType(dict(model.parameters)),
-            classification=model.classification,
-            destination=model.destination.domain(),
-            ttl=model.ttl,
-            max_ttl=model.max_ttl,
-            revocation=model.revocation,
-            verified_by=model.verified_by,
-            verbs=frozenset(model.effects),
-            resource=model.resource,
-            origin=model.origin,
-            writes=model.writes,
-        )
-        for name, model in _merged(models, "credential_roles").items()
-    }
-    content = {
+    roles = {name: model.domain(name) for name, model in _merged(models, "credential_roles").items()}
+    answers = [rule for model in models for rule in model.answers]
+    content: dict[str, object] = {
         section: {
             name: model.model_dump(mode="json") for name, model in sorted(_merged(models, section).items())
         }
         for section in _SECTIONS
     }
+    content["answers"] = [rule.model_dump(mode="json") for rule in answers]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return Catalog(
         agent_classes=MappingProxyType(agent_classes),
@@ -369,6 +387,7 @@ def _catalog(models: list[CatalogModel], trust_domain: str | None) -> Catalog:
         tools=MappingProxyType(
             {name: model.domain(name) for name, model in _merged(models, "tools").items()}
         ),
+        answers=answers_of(answers),
         digest=digest,
     )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from broker.config.catalog_tools import PLAIN_RESOURCE, DestinationModel
 from broker.config.fields import LONGEST, Duration, Text
-from broker.domain.catalog import IssueMethod, Revocation
+from broker.domain.catalog import CredentialRole, IssueMethod, Revocation
 from broker.domain.classification import Classification
 from broker.domain.effects import Verb
 from broker.domain.engines import ENGINES, Engine
@@ -46,6 +47,7 @@ class CredentialRoleModel(_Model):
     resource: Annotated[str, Field(pattern=PLAIN_RESOURCE, max_length=256)] = ""
     origin: Origin = Origin.TRUSTED
     writes: Writes = Writes.NOTHING
+    canary: Annotated[bool, Field(strict=True)] = False
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -80,6 +82,29 @@ class CredentialRoleModel(_Model):
                 message = "max_ttl: at most 15m for a credential that cannot be revoked"
                 raise ValueError(message)
         return self
+
+    def domain(self, name: str) -> CredentialRole:
+        """As the domain has it."""
+        return CredentialRole(
+            name=name,
+            description=self.description,
+            engine=self.engine,
+            mount=self.mount,
+            path=self.path,
+            method=self.method,
+            parameters=MappingProxyType(dict(self.parameters)),
+            classification=self.classification,
+            destination=self.destination.domain(),
+            ttl=self.ttl,
+            max_ttl=self.max_ttl,
+            revocation=self.revocation,
+            verified_by=self.verified_by,
+            verbs=frozenset(self.effects),
+            resource=self.resource,
+            origin=self.origin,
+            writes=self.writes,
+            canary=self.canary,
+        )
 
 
 def _check_parameter(name: str, value: str) -> None:

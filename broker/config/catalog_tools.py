@@ -80,6 +80,7 @@ class ToolModel(_Model):
         tuple[Annotated[str, Field(pattern=rf"^{_ARGUMENT}$")], ...], Field(max_length=32)
     ] = ()
     obligations: ObligationsModel = ObligationsModel()
+    canary: Annotated[bool, Field(strict=True)] = False
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -133,6 +134,7 @@ class ToolModel(_Model):
                 limit_rows=self.obligations.limit_rows,
                 credential_role=self.obligations.credential_role,
             ),
+            canary=self.canary,
         )
 
 

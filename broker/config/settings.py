@@ -18,6 +18,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ruamel.yaml.comments import CommentedMap
 
 from broker.config.reading import ConfigError, Problem, line_of, parse_duration, plain, problems_of, read_yaml
+from broker.config.signals import (
+    EventSettings,
+    ReporterSettings,
+    SignalSettings,
+    SubjectSettings,
+    TransmitterSettings,
+)
+from broker.config.telling import HeaderSettings, OcsfSettings, SetSettings, Tell, WebhookSettings, below
 from broker.domain.hosts import is_loopback
 from broker.domain.operators import InvalidGrantError, OperatorGrant, OperatorRole, Operators
 from broker.domain.spiffe import InvalidSpiffeIdError, SpiffeId
@@ -197,6 +205,7 @@ class _File(_Model):
     spiffe_endpoint_socket: str | None = None
     jwt_svids: JwtSvidSettings | None = None
     authzen: AuthzenSettings | None = None
+    signals: SignalSettings = SignalSettings()
     vault: VaultSettings
     store: StoreSettings = StoreSettings()
     catalog: Path
@@ -204,6 +213,7 @@ class _File(_Model):
     shadow_policies: Path | None = None
     anomaly_parameters: Path | None = None
     operators: Annotated[tuple[OperatorSettings, ...], Field(max_length=_MOST_OPERATORS)] = ()
+    tell: Tell = {}
     limits: Limits = Limits()
     registry: RegistrySettings = RegistrySettings()
     shutdown_grace: Annotated[Duration, Field(ge=timedelta(), le=timedelta(minutes=10))] = timedelta(
@@ -239,6 +249,18 @@ class _File(_Model):
             raise ValueError(message) from error
         if own.trust_domain != self.trust_domain:
             message = "broker_id: is not in trust_domain"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _signals_apart(self) -> Self:
+        listen = self.signals.listen
+        if listen is not None and not _is_address(listen):
+            message = "signals: listen: give an address and a port, such as 0.0.0.0:8447"
+            raise ValueError(message)
+        others = {self.listen} | {door.listen for door in (self.jwt_svids, self.authzen) if door is not None}
+        if listen in others:
+            message = "signals: listen: give an address of its own: whoever comes there shows no identity"
             raise ValueError(message)
         return self
 
@@ -291,12 +313,21 @@ def load_settings(path: Path) -> Settings:
                 _File,
                 JwtSvidSettings,
                 AuthzenSettings,
+                SignalSettings,
+                ReporterSettings,
+                TransmitterSettings,
+                SubjectSettings,
+                EventSettings,
                 VaultSettings,
                 StoreSettings,
                 OperatorSettings,
                 Limits,
                 RegistrySettings,
                 LogSettings,
+                HeaderSettings,
+                OcsfSettings,
+                SetSettings,
+                WebhookSettings,
             )
             for key in model.model_fields
         }
@@ -321,6 +352,8 @@ def load_settings(path: Path) -> Settings:
     values["shadow_policies"] = folder / file.shadow_policies if file.shadow_policies else None
     if file.vault.ca_file is not None:
         values["vault"] = file.vault.model_copy(update={"ca_file": folder / file.vault.ca_file})
+    values["signals"] = file.signals.below(folder)
+    values["tell"] = {name: below(folder, receiver) for name, receiver in file.tell.items()}
     values["address_file"] = folder / file.address_file if file.address_file else None
     values["store"] = file.store.model_copy(
         update={

@@ -22,6 +22,7 @@ from broker.api.v1 import (
     instances_pb2_grpc,
     leases_pb2_grpc,
     operators_pb2_grpc,
+    signals_pb2_grpc,
     tasks_pb2,
     tasks_pb2_grpc,
     tools_pb2_grpc,
@@ -62,6 +63,7 @@ class Caller:
             operators_pb2_grpc.QuarantineServiceStub(channel),  # type: ignore[no-untyped-call]
             instances_pb2_grpc.InstanceServiceStub(channel),  # type: ignore[no-untyped-call]
             leases_pb2_grpc.LeaseServiceStub(channel),  # type: ignore[no-untyped-call]
+            signals_pb2_grpc.SignalServiceStub(channel),  # type: ignore[no-untyped-call]
             tools_pb2_grpc.ToolServiceStub(channel),  # type: ignore[no-untyped-call]
             anomalies_pb2_grpc.AnomalyServiceStub(channel),  # type: ignore[no-untyped-call]
         )

@@ -175,6 +175,8 @@ operators: # `spire-server x509 mint` makes SVIDs for them; see docs/operators.m
     roles: [viewer]
   - id: spiffe://{TRUST_DOMAIN}/enforcer/
     roles: [enforcer]
+  - id: spiffe://{TRUST_DOMAIN}/signaller/
+    roles: [signaller]
 registry:
   server: unix://{self._spire.server_socket}
   parent: {NODE_ID.removeprefix("spiffe://" + TRUST_DOMAIN)}

@@ -13,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import Final
 
 GENESIS: Final = "0" * 64
@@ -80,6 +81,8 @@ class AuditRecord:
     previous_hash: str
     event: AuditEvent
     hash: str
+    facts_text: str = field(default="", compare=False, repr=False)
+    """The event's facts in their canonical form, where they have been put into it already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,27 +104,30 @@ class ChainFault:
 _CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def canonical(event: AuditEvent) -> bytes:
-    """The event as bytes, the same for the same content: sorted keys, no spaces, UTC with microseconds."""
-    return _CANONICAL.encode(
-        {
-            "kind": event.kind,
-            "at": event.at.astimezone(UTC).isoformat(timespec="microseconds"),
-            "actor": event.actor,
-            "task_id": event.task_id,
-            "lease_id": event.lease_id,
-            "request_id": event.request_id,
-            "facts": event.facts,
-        }
+def canonical_facts(facts: Mapping[str, object]) -> str:
+    """An event's facts, the same for the same content."""
+    return _CANONICAL.encode(facts)
+
+
+def canonical(event: AuditEvent, facts: str = "") -> bytes:
+    """The event as bytes, the same for the same content: sorted keys, no spaces, UTC with microseconds.
+
+    `facts` are its facts in that form, where somebody has them: they are most of it.
+    """
+    at = event.at.astimezone(UTC).isoformat(timespec="microseconds")
+    return (
+        f'{{"actor":{_quoted(event.actor)},"at":{_quoted(at)},"facts":{facts or canonical_facts(event.facts)},'
+        f'"kind":{_quoted(event.kind)},"lease_id":{_quoted(event.lease_id)},'
+        f'"request_id":{_quoted(event.request_id)},"task_id":{_quoted(event.task_id)}}}'
     ).encode()
 
 
-def record_hash(sequence: int, previous_hash: str, event: AuditEvent) -> str:
-    """SHA-256 over version tag, place, predecessor's hash and canonical event, as hex."""
+def record_hash(sequence: int, previous_hash: str, event: AuditEvent, facts: str = "") -> str:
+    """SHA-256 over version tag, place, predecessor's hash and canonical event, as hex; `facts` as for `canonical`."""
     digest = hashlib.sha256()
     digest.update(b"tasklease-audit-v1\n")
     digest.update(f"{sequence}\n{previous_hash}\n".encode())
-    digest.update(canonical(event))
+    digest.update(canonical(event, facts))
     return digest.hexdigest()
 
 
@@ -129,11 +135,13 @@ def append(head: ChainHead | None, event: AuditEvent) -> AuditRecord:
     """Give `event` the place after `head` (None: the first)."""
     sequence = 1 if head is None else head.sequence + 1
     previous_hash = GENESIS if head is None else head.hash
+    facts = canonical_facts(event.facts)
     return AuditRecord(
         sequence=sequence,
         previous_hash=previous_hash,
         event=event,
-        hash=record_hash(sequence, previous_hash, event),
+        hash=record_hash(sequence, previous_hash, event, facts),
+        facts_text=facts,
     )
 
 

@@ -98,6 +98,8 @@ class AcquireContext:
     chain: Chain = NO_ACTIONS
     oldest_lease: datetime | None = None
     """When the oldest of the live leases was issued."""
+    open_anomalies: int = 0
+    """Findings about the task that nobody marked as false."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +120,7 @@ class CallContext:
     at: datetime
     chain: Chain
     oldest_lease: datetime | None = None
+    open_anomalies: int = 0
 
 
 def decided_facts(decision: Decision) -> Mapping[str, object]:
@@ -184,6 +187,7 @@ def _around(context: AcquireContext | CallContext) -> dict[str, object]:
         "earlier_denials": context.earlier_denials,
         "live_leases": context.live_leases,
         "oldest_lease": "" if oldest is None else oldest.isoformat(),
+        "open_anomalies": context.open_anomalies,
     }
 
 

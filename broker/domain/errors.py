@@ -235,15 +235,6 @@ class ActionNotFoundError(NotFoundError):
         super().__init__("no such action")
 
 
-class QuarantineNotFoundError(NotFoundError):
-    """No quarantine stands against this target."""
-
-    reason = "QUARANTINE_NOT_FOUND"
-
-    def __init__(self) -> None:
-        super().__init__("no such quarantine")
-
-
 class FindingNotFoundError(NotFoundError):
     """No such finding."""
 
@@ -254,12 +245,21 @@ class FindingNotFoundError(NotFoundError):
 
 
 class HoldNotFoundError(NotFoundError):
-    """The task is not on hold, or no longer active."""
+    """Nothing holds the task."""
 
     reason = "HOLD_NOT_FOUND"
 
     def __init__(self) -> None:
-        super().__init__("no such hold")
+        super().__init__("the task is not on hold")
+
+
+class QuarantineNotFoundError(NotFoundError):
+    """No quarantine stands against this target."""
+
+    reason = "QUARANTINE_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("no such quarantine")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,8 +96,8 @@ class Found:
 
     @property
     def finding_id(self) -> FindingId:
-        """The same for the same."""
-        parts = (
+        """The same for the same; of what was reported, for the same event of the same reporter, whatever is said of it."""
+        parts: tuple[str, ...] = (
             self.detector,
             self.rule,
             str(self.instance),
@@ -107,6 +107,8 @@ class Found:
             self.key,
             *self.evidence[-1:],
         )
+        if self.detector == SIGNAL and self.key:
+            parts = (SIGNAL, self.source, self.key)
         return FindingId("finding-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32])
 
 

@@ -9,9 +9,22 @@ from typing import Final, Protocol
 from broker.domain.audit import AuditKind, AuditRecord
 from broker.domain.identifiers import TaskId
 
-TOLD: Final = frozenset(
+WORK: Final = frozenset(
     {
+        AuditKind.TASK_DECLARED,
+        AuditKind.CREDENTIAL_INTENDED,
+        AuditKind.CREDENTIAL_DENIED,
+        AuditKind.ACTION_ALLOWED,
+        AuditKind.ACTION_DENIED,
+        AuditKind.ACTION_CLOSED,
         AuditKind.TASK_ENDING,
+        AuditKind.INSTANCE_ENDED,
+    }
+)
+"""Those of what an instance does, or is done to its tasks: its watch has to see them."""
+
+TOLD: Final = WORK | frozenset(
+    {
         AuditKind.TASK_ENDED,
         AuditKind.LEASE_REVOKED,
         AuditKind.QUARANTINE_IMPOSED,

@@ -352,6 +352,14 @@ class Store(Protocol):
         """Return messages whose next attempt is due, oldest first. Taken by one replica alone, for `CLAIM`."""
         ...
 
+    async def message_counts(self) -> Mapping[str, int]:
+        """Return how many messages wait for each receiver that some wait for."""
+        ...
+
+    async def messages_to(self, receiver: str, limit: int) -> tuple[Message, ...]:
+        """Return messages to `receiver`, due or not, oldest first. Taken by nobody: whose turn it is, `take_turn` says."""
+        ...
+
     async def figures(self) -> StoreFigures:
         """Count what is not final; states without any are left out."""
         ...

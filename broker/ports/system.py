@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from broker.domain.identifiers import ActionId, LeaseId, RequestId, TaskId
+from broker.domain.identifiers import ActionId, LeaseId, MessageId, RequestId, TaskId
 
 
 class Clock(Protocol):
@@ -30,6 +30,8 @@ class Ids(Protocol):
     def lease_id(self) -> LeaseId: ...
 
     def request_id(self) -> RequestId: ...
+
+    def message_id(self) -> MessageId: ...
 
     def fraction(self) -> float:
         """Return a number in [0, 1), for jitter."""

@@ -51,6 +51,7 @@ from broker.domain.peer import VerifiedIdentity, VerifiedOperator, VerifiedPeer
 from broker.ports.identity import PeerVerifier, TokenVerifier
 from broker.ports.observing import Kind, NoObserver, Observer
 from broker.ports.system import Clock, Ids
+from broker.server.peer_address import address_of
 from broker.server.rate_limit import RateLimit
 from broker.server.rpc_table import FOR_INSTANCES, RPCS, CallerKind, RpcRule
 from broker.server.status import internal, status_of
@@ -108,6 +109,10 @@ def admitted_operator() -> OperatorCaller:
     return _operating.get()
 
 
+def _nobody_sees(_peer: VerifiedPeer, _address: str) -> None:
+    """Where nobody watches from where instances call."""
+
+
 class Gate(grpc.aio.ServerInterceptor):
     """See the module."""
 
@@ -123,7 +128,9 @@ class Gate(grpc.aio.ServerInterceptor):
         ids: Ids,
         jwt_door: JwtDoor | None = None,
         observer: Observer | None = None,
+        see: Callable[[VerifiedPeer, str], None] = _nobody_sees,
     ) -> None:
+        self._see = see
         self._observer = observer or NoObserver()
         self._verifier = verifier
         self._operators = operators
@@ -149,6 +156,8 @@ class Gate(grpc.aio.ServerInterceptor):
         3. there is room for the call          4. the peer is verified, now (R4)
         5. the caller keeps to its rate        6. the caller's deadline has not passed
 
+        From where an instance calls is told after that, and waits for nothing.
+
         An RPC for operators: 4 comes before 3, because operators have room of their own, and after 5 the operator's
         role is looked at, so that nobody writes more into the audit trail than its rate allows.
         """
@@ -165,7 +174,10 @@ class Gate(grpc.aio.ServerInterceptor):
         try:
             peer = self._verify(method, rule, context)
             self._rate_limit.take(peer.spiffe_id, rule.cost, self._clock.now())
-            caller = Caller(peer=peer, request_id=request_id, time_left=_time_left(context))
+            time_left = _time_left(context)
+            address = address_of(context.peer())
+            self._see(peer, address)
+            caller = Caller(peer=peer, address=address, request_id=request_id, time_left=time_left)
 
             def verify_again() -> None:
                 self._verify(method, rule, context)

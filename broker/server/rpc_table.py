@@ -51,11 +51,13 @@ _TOOLS: Final = "/broker.api.v1.ToolService/"
 _ACTIONS: Final = ("action.allowed", "action.denied", "task.ending", "lease.revoked", "task.ended")
 _QUARANTINES: Final = "/broker.api.v1.QuarantineService/"
 _INSTANCES: Final = "/broker.api.v1.InstanceService/"
-_LEASES: Final = "/broker.api.v1.LeaseService/"
 _ANOMALIES: Final = "/broker.api.v1.AnomalyService/"
+_LEASES: Final = "/broker.api.v1.LeaseService/"
+_SIGNALS: Final = "/broker.api.v1.SignalService/"
 _LOOKING: Final = frozenset({OperatorRole.VIEWER, OperatorRole.OPERATOR})
 _ACTING: Final = frozenset({OperatorRole.OPERATOR})
 _REGISTERING: Final = frozenset({OperatorRole.REGISTRAR})
+_SIGNALLING: Final = frozenset({OperatorRole.SIGNALLER})
 
 RPCS: Final[Mapping[str, RpcRule]] = MappingProxyType(
     {
@@ -145,13 +147,6 @@ RPCS: Final[Mapping[str, RpcRule]] = MappingProxyType(
             audited=("lease.reconciled", "lease.revoking", "orphan.revoked", "operator.refused"),
             roles=_ACTING,
         ),
-        _INSTANCES + "ReportEnded": RpcRule(
-            caller=CallerKind.OPERATOR,
-            action="-",
-            cost=4,
-            audited=("instance.ended", "operator.refused", "task.ending", "lease.revoked", "task.ended"),
-            roles=_REGISTERING,
-        ),
         _ANOMALIES + "ListFindings": RpcRule(
             caller=CallerKind.OPERATOR,
             action="-",
@@ -186,6 +181,29 @@ RPCS: Final[Mapping[str, RpcRule]] = MappingProxyType(
             cost=4,
             audited=("anomaly.listed", "operator.refused"),
             roles=_LOOKING,
+        ),
+        _INSTANCES + "ReportEnded": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=("instance.ended", "operator.refused", "task.ending", "lease.revoked", "task.ended"),
+            roles=_REGISTERING,
+        ),
+        _SIGNALS + "ReportSignal": RpcRule(
+            caller=CallerKind.OPERATOR,
+            action="-",
+            cost=4,
+            audited=(
+                "signal.received",
+                "anomaly.found",
+                "anomaly.answered",
+                "operator.refused",
+                "quarantine.imposed",
+                "task.ending",
+                "lease.revoked",
+                "task.ended",
+            ),
+            roles=_SIGNALLING,
         ),
         "/grpc.health.v1.Health/Check": RpcRule(caller=CallerKind.INSTANCE, action="-", cost=1, audited=()),
         "/grpc.health.v1.Health/Watch": RpcRule(caller=CallerKind.INSTANCE, action="-", cost=2, audited=()),

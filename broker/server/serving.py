@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from broker.api.v1 import (
     anomalies_pb2,
@@ -22,6 +23,8 @@ from broker.api.v1 import (
     leases_pb2_grpc,
     operators_pb2,
     operators_pb2_grpc,
+    signals_pb2,
+    signals_pb2_grpc,
     tasks_pb2,
     tasks_pb2_grpc,
     tools_pb2,
@@ -33,6 +36,7 @@ from broker.server.gate import Gate
 from broker.server.instances import InstanceServicer
 from broker.server.leases import LeaseServicer
 from broker.server.quarantines import QuarantineServicer
+from broker.server.signals import SignalServicer
 from broker.server.tasks import TaskServicer
 from broker.server.tools import ToolServicer
 
@@ -49,6 +53,7 @@ SERVICES = (
     operators_pb2.DESCRIPTOR.services_by_name["QuarantineService"].full_name,
     instances_pb2.DESCRIPTOR.services_by_name["InstanceService"].full_name,
     leases_pb2.DESCRIPTOR.services_by_name["LeaseService"].full_name,
+    signals_pb2.DESCRIPTOR.services_by_name["SignalService"].full_name,
     tools_pb2.DESCRIPTOR.services_by_name["ToolService"].full_name,
     anomalies_pb2.DESCRIPTOR.services_by_name["AnomalyService"].full_name,
 )
@@ -69,6 +74,21 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # the library h
         )
 
 
+class _Services:
+    """Where generated code adds its handlers. It would also register each method by itself, and for each call grpc.aio
+    then waits for as many futures as there are registered methods: one path is enough, that of the gate."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Those of one service."""
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
+        """Nothing: they are among the generic ones."""
+
+
 class GrpcServer:
     """The agents' and operators' door (mTLS, behind the gate); when wanted, one for JWT-SVIDs (TLS, behind the same
     gate), and one on this machine for health alone."""
@@ -81,6 +101,7 @@ class GrpcServer:
         quarantines: QuarantineServicer,
         instances: InstanceServicer,
         leases: LeaseServicer,
+        signals: SignalServicer,
         tools: ToolServicer,
         anomalies: AnomalyServicer,
         gate: Gate,
@@ -107,16 +128,19 @@ class GrpcServer:
                 ("grpc.max_connection_age_grace_ms", 60_000),
             ],
         )
-        tasks_pb2_grpc.add_TaskServiceServicer_to_server(tasks, self._server)  # type: ignore[no-untyped-call]
-        credentials_pb2_grpc.add_CredentialServiceServicer_to_server(credentials, self._server)  # type: ignore[no-untyped-call]
-        operators_pb2_grpc.add_QuarantineServiceServicer_to_server(quarantines, self._server)  # type: ignore[no-untyped-call]
-        instances_pb2_grpc.add_InstanceServiceServicer_to_server(instances, self._server)  # type: ignore[no-untyped-call]
-        leases_pb2_grpc.add_LeaseServiceServicer_to_server(leases, self._server)  # type: ignore[no-untyped-call]
-        tools_pb2_grpc.add_ToolServiceServicer_to_server(tools, self._server)  # type: ignore[no-untyped-call]
-        anomalies_pb2_grpc.add_AnomalyServiceServicer_to_server(anomalies, self._server)  # type: ignore[no-untyped-call]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        services: Any = _Services(self._server)
+        tasks_pb2_grpc.add_TaskServiceServicer_to_server(tasks, services)  # type: ignore[no-untyped-call]
+        credentials_pb2_grpc.add_CredentialServiceServicer_to_server(credentials, services)  # type: ignore[no-untyped-call]
+        operators_pb2_grpc.add_QuarantineServiceServicer_to_server(quarantines, services)  # type: ignore[no-untyped-call]
+        instances_pb2_grpc.add_InstanceServiceServicer_to_server(instances, services)  # type: ignore[no-untyped-call]
+        leases_pb2_grpc.add_LeaseServiceServicer_to_server(leases, services)  # type: ignore[no-untyped-call]
+        signals_pb2_grpc.add_SignalServiceServicer_to_server(signals, services)  # type: ignore[no-untyped-call]
+        anomalies_pb2_grpc.add_AnomalyServiceServicer_to_server(anomalies, services)  # type: ignore[no-untyped-call]
+        tools_pb2_grpc.add_ToolServiceServicer_to_server(tools, services)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
+        shown = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer(shown), services
         )
         self.port = self._secure_port("listen", listen, tls)
         if jwt_listen is not None:

@@ -109,6 +109,7 @@ class TaskServicer(tasks_pb2_grpc.TaskServiceServicer):
                 ),
                 at=wire.timestamp(event.at if event is not None else self._clock.now()),
                 task=wire.task_message(task),
+                text=event.text if event is not None else "",
             )
             if event is not None and event.lease is not None:
                 message.lease.CopyFrom(wire.lease_message(event.lease))

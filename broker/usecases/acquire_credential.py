@@ -6,6 +6,7 @@
         declaration ends the task as well)
     A4  the task's token (after a restart, or a doubt, another one)
     A5  decision and intent durable, with that token's accessor          ── rule R1
+        what the chain shows now is noticed and answered; where that stops the task, the intent is void (usecases.notice)
     A6  Vault makes the credential
     A7  the Vault lease id and the audit record of the issue durable     ── rule R1
     A8  the secret leaves the process
@@ -25,7 +26,7 @@ from typing import Final, Protocol
 
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.catalog import CredentialRole, Destination
-from broker.domain.changes import Append, Change, IssueLease, VoidLease
+from broker.domain.changes import Append, Change, IssueLease
 from broker.domain.changes import RevokeLease as RevokeLeaseChange
 from broker.domain.errors import (
     BrokerError,
@@ -55,8 +56,9 @@ from broker.ports.store import Conflict, ConflictError, Store
 from broker.ports.system import Clock, Ids, Steps
 from broker.usecases.caller import Caller
 from broker.usecases.chains import Chains
-from broker.usecases.decide_acquisition import Acquisition, DecideAcquisition
-from broker.usecases.ownership import own_lease
+from broker.usecases.decide_acquisition import Acquisition, DecideAcquisition, voiding
+from broker.usecases.noticing import Notices
+from broker.usecases.ownership import on_hold, own_lease
 from broker.usecases.revoke_leases import RevokeLeases
 from broker.usecases.task_grants import TaskGrants
 
@@ -75,6 +77,8 @@ class Acquired:
     lease: Lease
     secret: Mapping[str, Secret]
     destination: Destination
+    warnings: tuple[str, ...] = ()
+    """What was found at it that does not stop the task."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,6 +115,7 @@ class AcquireCredential:
         steps: Steps,
         timeout: timedelta,
         chains: Chains,
+        notice: Notices,
         decided: Decided = nobody_is_told,
     ) -> None:
         self._chains = chains
@@ -135,6 +140,7 @@ class AcquireCredential:
             ids=ids,
             steps=steps,
             being_made=self._being_made,
+            notice=notice,
             decided=decided,
         )
 
@@ -143,7 +149,8 @@ class AcquireCredential:
 
         Raises:
             TaskNotFoundError: not a task of the caller's.
-            TaskNotActiveError: the task is ending or has ended.
+            TaskNotActiveError: the task is ending or has ended, perhaps for what was found at this very call.
+            TaskOnHoldError: because of what was found, the task gets nothing new.
             DeniedError: not allowed; the denial is audited.
             IdempotencyKeyReusedError: the key belongs to another request.
             IdempotentResultGoneError: the secret of this key is no longer in memory.
@@ -202,7 +209,12 @@ class AcquireCredential:
         finally:
             self._being_made.discard(lease.lease_id)
         self._steps.reached("acquire.issued-durable")
-        return Acquired(lease=lease, secret=credential.secret, destination=role.destination)  # A8
+        return Acquired(
+            lease=lease,
+            secret=credential.secret,
+            destination=role.destination,
+            warnings=intent.warnings,
+        )  # A8
 
     async def _issue(
         self, caller: Caller, lease: Lease, grant: TokenGrant, role: CredentialRole
@@ -269,6 +281,8 @@ class AcquireCredential:
                 raise LeaseNotLiveError from error
             if error.conflict is Conflict.OWNER_QUARANTINED:
                 raise InstanceQuarantinedError from error
+            if error.conflict is Conflict.TASK_ON_HOLD:
+                raise await on_hold(self._store, lease.task_id) from error
             raise TaskNotActiveError from error
         except BrokerError:
             await self._take_back(lease, RevokeCause.UNDELIVERED, credential.vault_lease_id)
@@ -276,18 +290,8 @@ class AcquireCredential:
         return issued
 
     async def _void(self, caller: Caller, lease: Lease) -> None:
-        now = self._clock.now()
-        event = AuditEvent(
-            kind=AuditKind.CREDENTIAL_VOIDED,
-            at=now,
-            actor=str(caller.peer.spiffe_id),
-            task_id=lease.task_id,
-            lease_id=lease.lease_id,
-            request_id=caller.request_id,
-            facts={"role": lease.role},
-        )
         try:
-            await self._store.commit([VoidLease(lease_id=lease.lease_id, at=now), Append(event=event)])
+            await self._store.commit(voiding(caller, lease, self._clock.now()))
         except (ConflictError, BrokerError) as error:
             # Still intended, or already being revoked: the sweep takes it up either way.
             logger.warning("lease %s could not be voided: %s", lease.lease_id, type(error).__name__)

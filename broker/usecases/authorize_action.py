@@ -5,6 +5,7 @@
     C3  the arguments must be what the tool takes
     C4  decide: policy, earlier denials, the chain
     C5  the decision, the chain's new link and the audit record durable  ── rule R1
+        what the chain shows now is noticed, and answered, before the answer leaves (usecases.notice)
     C6  the answer leaves
 
 A refusal is an answer, not an error: it is a link of the chain as well, and its effect stays denied (rule R9).
@@ -13,14 +14,14 @@ A refusal is an answer, not an error: it is a link of the chain as well, and its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from broker.domain.actions import Action, digest_of
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.catalog import NO_OBLIGATIONS, Catalog, Obligations
 from broker.domain.changes import Append, RecordAction
 from broker.domain.decision import CallContext, Decision, Verdict, as_facts, decided_facts
-from broker.domain.errors import IdempotencyKeyReusedError
+from broker.domain.errors import IdempotencyKeyReusedError, TaskNotActiveError
 from broker.domain.identifiers import TaskId
 from broker.domain.task import EndCause, TaskEnd
 from broker.ports.arguments import ArgumentChecker
@@ -32,8 +33,10 @@ from broker.usecases.caller import AskingCaller
 from broker.usecases.chains import Chains
 from broker.usecases.end_task import EndTask
 from broker.usecases.judging import Around, Call, judge_call
+from broker.usecases.noticing import Notices
 from broker.usecases.ownership import own_active_task
 from broker.usecases.ruling import Ruling, link_of, refusal_facts
+from broker.usecases.task_work import decided_event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +48,7 @@ class Authorization:
     expected: frozenset[str]
     obligations: Obligations
     warnings: tuple[str, ...] = ()
-    """What was found because of it and is answered with a warning, in words."""
+    """What was found of the task with this call, in words, where it gets off with a warning."""
 
 
 class AuthorizeAction:
@@ -63,6 +66,7 @@ class AuthorizeAction:
         clock: Clock,
         ids: Ids,
         steps: Steps,
+        notice: Notices,
         decided: Decided = nobody_is_told,
     ) -> None:
         self._store = store
@@ -74,6 +78,7 @@ class AuthorizeAction:
         self._clock = clock
         self._ids = ids
         self._steps = steps
+        self._notice = notice
         self._decided = decided
 
     async def __call__(self, caller: AskingCaller, task_id: TaskId, call: Call) -> Authorization:
@@ -81,11 +86,12 @@ class AuthorizeAction:
 
         Raises:
             TaskNotFoundError: not a task of the caller's, or of whom it asks for.
-            TaskNotActiveError: the task is ending or has ended.
+            TaskNotActiveError: the task is ending or has ended, perhaps for what was found at this very call.
+            TaskOnHoldError: because of what was found, the task gets nothing new.
             IdempotencyKeyReusedError: the key belongs to another call.
             FieldInvalidError: the arguments are not what the tool takes; nothing was decided.
             ActionLimitReachedError: the chain, or the list of its refusals, is full.
-            StoreUnavailableError: nothing is allowed.
+            StoreUnavailableError: nothing is allowed, or it could not be watched: nothing is let through.
         """
         return await self._chains.decided(task_id, lambda: self._authorize(caller, task_id, call))
 
@@ -106,12 +112,20 @@ class AuthorizeAction:
 
     async def _authorize(self, caller: AskingCaller, task_id: TaskId, call: Call) -> Authorization:
         now = self._clock.now()
-        task, facts = await own_active_task(
-            self._store, caller.subject, task_id, now, key=call.idempotency_key
-        )  # C1
+        try:
+            task, facts = await own_active_task(
+                self._store, caller.subject, task_id, now, key=call.idempotency_key
+            )  # C1
+        except TaskNotActiveError:
+            await self._notice.too_late(caller, task_id)
+            raise
         catalog = self._catalogs.current()
         if facts.under_key is not None:
-            return _again(facts.under_key, call, catalog)
+            again = _again(facts.under_key, call, catalog)
+            # Perhaps it was durable and nobody saw it: a crash, or a watch that failed.
+            event = decided_event(facts.under_key, task, catalog)
+            warnings = await self._notice(event, request_id=caller.request_id)
+            return replace(again, warnings=warnings)
         chain = await self._chains.up_to(task_id, facts.length)
         around = Around(caller=caller.subject, task=task, facts=facts, chain=chain, now=now)
         judged = judge_call(
@@ -119,18 +133,27 @@ class AuthorizeAction:
         )  # C2, C3, C4
         context, ruling, tool = judged.context, judged.ruling, judged.context.tool
         action = link_of(context, ruling, self._ids.action_id(), idempotency_key=call.idempotency_key)
-        await self._record(caller, context, action, ruling, catalog)  # C5
+        try:
+            await self._record(caller, context, action, ruling, catalog)  # C5
+        except BaseException:
+            self._notice.missed(task.owner)  # whoever called may be gone, and the action durable all the same
+            raise
         self._chains.add(action)
         self._steps.reached("authorize.durable")
         self._decided("call", ruling.decision)
-        if judged.ends_the_task:
-            end = TaskEnd(cause=EndCause.FINGERPRINT_CHANGED, at=now)
-            await self._end_task(task_id, end, actor=caller.actor, request_id=caller.request_id)
+        try:
+            event = decided_event(action, task, catalog)
+            warnings = await self._notice(event, request_id=caller.request_id)
+        finally:
+            if judged.ends_the_task:
+                end = TaskEnd(cause=EndCause.FINGERPRINT_CHANGED, at=now)
+                await self._end_task(task_id, end, actor=caller.actor, request_id=caller.request_id)
         return Authorization(
             action=action,
             decision=ruling.decision,
             expected=ruling.expected,
             obligations=tool.obligations if tool is not None and action.allowed else NO_OBLIGATIONS,
+            warnings=warnings,
         )
 
     async def _record(

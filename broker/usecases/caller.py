@@ -29,6 +29,8 @@ class Caller(_Call):
     """A verified agent instance in one call."""
 
     peer: VerifiedPeer
+    address: str = ""
+    """The peer's IP address, without its port; empty where it is not known."""
 
     @property
     def subject(self) -> SpiffeId:

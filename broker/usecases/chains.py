@@ -16,6 +16,7 @@ from broker.domain.actions import NO_ACTIONS, Action, Chain
 from broker.domain.errors import InstanceQuarantinedError, StoreUnavailableError, TaskNotActiveError
 from broker.domain.identifiers import TaskId
 from broker.ports.store import Conflict, ConflictError, Store
+from broker.usecases.ownership import on_hold
 
 _TRIES: Final = 5
 """How often a decision is made again because another replica was faster."""
@@ -37,7 +38,7 @@ class Chains:
         """What `decide` decides and commits, in the task's turn; again when another replica was faster.
 
         Raises:
-            InstanceQuarantinedError, TaskNotActiveError: since `decide` looked.
+            InstanceQuarantinedError, TaskNotActiveError, TaskOnHoldError: since `decide` looked.
             StoreUnavailableError: others are faster each time.
             Whatever `decide` raises, but for ConflictError.
         """
@@ -54,6 +55,8 @@ class Chains:
                             self._kept.pop(task_id, None)
                         case Conflict.OWNER_QUARANTINED:
                             raise InstanceQuarantinedError from error
+                        case Conflict.TASK_ON_HOLD:
+                            raise await on_hold(self._store, task_id) from error
                         case _:
                             raise TaskNotActiveError from error
         raise StoreUnavailableError

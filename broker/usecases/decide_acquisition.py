@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn
 
+from broker.anomaly.events import Event
 from broker.domain.actions import Action
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.catalog import Catalog, CredentialRole, TaskType
-from broker.domain.changes import Append, CreateLease, RecordAction
+from broker.domain.changes import Append, Change, CreateLease, RecordAction, VoidLease
 from broker.domain.decision import AcquireContext, Decision, as_facts, decided_facts
 from broker.domain.errors import (
+    BrokerError,
     IdempotencyKeyReusedError,
     IdempotentResultGoneError,
     LeaseLimitReachedError,
@@ -31,9 +34,11 @@ from broker.usecases.caller import Caller
 from broker.usecases.chains import Chains
 from broker.usecases.deciding import refuse
 from broker.usecases.judging import Around, judge_acquisition
+from broker.usecases.noticing import Notices
 from broker.usecases.ownership import own_active_task
 from broker.usecases.ruling import Ruling, link_of, refusal_facts
 from broker.usecases.task_grants import TaskGrants
+from broker.usecases.task_work import decided_event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,8 @@ class Intent:
     lease: Lease
     role: CredentialRole
     grant: TokenGrant
+    warnings: tuple[str, ...] = ()
+    """What was found at it that does not stop the task."""
 
 
 class DecideAcquisition:
@@ -76,6 +83,7 @@ class DecideAcquisition:
         ids: Ids,
         steps: Steps,
         being_made: set[LeaseId],
+        notice: Notices,
         decided: Decided,
     ) -> None:
         self._store = store
@@ -87,6 +95,7 @@ class DecideAcquisition:
         self._ids = ids
         self._steps = steps
         self._being_made = being_made
+        self._notice = notice
         self._decided = decided
 
     async def __call__(self, caller: Caller, request: Acquisition) -> Intent:
@@ -97,9 +106,13 @@ class DecideAcquisition:
             Else as AcquireCredential.
         """
         now = self._clock.now()
-        task, facts = await own_active_task(
-            self._store, caller.peer.spiffe_id, request.task_id, now, key=request.idempotency_key
-        )  # A1, rule R7
+        try:
+            task, facts = await own_active_task(
+                self._store, caller.peer.spiffe_id, request.task_id, now, key=request.idempotency_key
+            )  # A1, rule R7
+        except TaskNotActiveError:
+            await self._notice.too_late(caller, request.task_id)
+            raise
         if facts.holds_key is not None:  # A2
             if facts.holds_key.request_digest != request.digest:
                 raise IdempotencyKeyReusedError
@@ -129,10 +142,24 @@ class DecideAcquisition:
             )  # A5
         except BaseException:
             self._being_made.discard(lease.lease_id)
+            self._notice.missed(task.owner)  # it may be durable all the same
             raise
         self._steps.reached("acquire.intent-durable")
         self._decided("acquire", ruling.decision)
-        return Intent(lease=lease, role=role, grant=grant)
+        warnings = await self._watched(caller, lease, decided_event(action, task, catalog))
+        return Intent(lease=lease, role=role, grant=grant, warnings=warnings)
+
+    async def _watched(self, caller: Caller, lease: Lease, event: Event) -> tuple[str, ...]:
+        """Have the intent noticed; where it goes no further, it is voided: Vault was asked for nothing."""
+        given_up = voiding(caller, lease, self._clock.now())
+        try:
+            return await self._notice(event, request_id=caller.request_id, first=given_up)
+        except BaseException:
+            self._being_made.discard(lease.lease_id)
+            # Voided with the answer, or taken back with the task, or for the sweep.
+            with suppress(ConflictError, BrokerError):
+                await self._store.commit(given_up)
+            raise
 
     def _intent(
         self, task: Task, role: CredentialRole, request: Acquisition, grant: TokenGrant, now: datetime
@@ -167,9 +194,15 @@ class DecideAcquisition:
                 "catalog": catalog.digest,
             },
         )
-        await self._store.commit([RecordAction(action=action), Append(event=event)])
+        try:
+            await self._store.commit([RecordAction(action=action), Append(event=event)])
+        except BaseException:
+            self._notice.missed(action.owner)  # it may be durable all the same
+            raise
         self._chains.add(action)
         self._decided("acquire", ruling.decision)
+        decided = decided_event(action, context.task, catalog)
+        await self._notice(decided, request_id=caller.request_id)
         refuse(ruling.decision)
 
     async def _record_intent(  # noqa: PLR0913, PLR0917 - one record's parts
@@ -215,3 +248,17 @@ class DecideAcquisition:
                 case _:
                     raise
         self._chains.add(action)
+
+
+def voiding(caller: Caller, lease: Lease, now: datetime) -> tuple[Change, ...]:
+    """The end of an intent of which nothing was made, with its audit record: what is committed."""
+    event = AuditEvent(
+        kind=AuditKind.CREDENTIAL_VOIDED,
+        at=now,
+        actor=str(caller.peer.spiffe_id),
+        task_id=lease.task_id,
+        lease_id=lease.lease_id,
+        request_id=caller.request_id,
+        facts={"role": lease.role},
+    )
+    return VoidLease(lease_id=lease.lease_id, at=now), Append(event=event)

@@ -27,7 +27,7 @@ from broker.domain.errors import (
     TaskLimitReachedError,
 )
 from broker.domain.spiffe import SpiffeId
-from broker.domain.task import Scope, SignOfLife, Task
+from broker.domain.task import Scope, SignOfLife, Task, TaskState
 from broker.ports.issuing import CredentialIssuer
 from broker.ports.observing import Decided, nobody_is_told
 from broker.ports.policy import CatalogSource, PolicyEngine
@@ -35,7 +35,9 @@ from broker.ports.store import Conflict, ConflictError, Store
 from broker.ports.system import Clock, Ids, Steps
 from broker.usecases.caller import Caller
 from broker.usecases.deciding import decide, refuse
+from broker.usecases.noticing import Notices
 from broker.usecases.task_grants import TaskGrants
+from broker.usecases.task_work import declared_event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,7 @@ class DeclareTask:
         ids: Ids,
         steps: Steps,
         timeout: timedelta,
+        notice: Notices,
         decided: Decided = nobody_is_told,
     ) -> None:
         self._store = store
@@ -93,6 +96,7 @@ class DeclareTask:
         self._ids = ids
         self._steps = steps
         self._timeout = timeout
+        self._notice = notice
         self._decided = decided
 
     async def __call__(self, caller: Caller, declaration: Declaration) -> Task:
@@ -102,11 +106,14 @@ class DeclareTask:
             DeniedError: not allowed; the denial is audited.
             FieldInvalidError: the deadline has passed or is beyond the task type's maximum.
             IdempotencyKeyReusedError: the key belongs to another declaration.
+            TaskOnHoldError, TaskNotActiveError, InstanceQuarantinedError: for what was found at this very declaration.
             TaskLimitReachedError: too many live tasks.
             UnavailableError: store or Vault; nothing was declared.
         """
         earlier = await self._earlier(caller, declaration)
         if earlier is not None:
+            if earlier.state is TaskState.ACTIVE:  # perhaps nobody saw it yet
+                await self._notice(declared_event(earlier), request_id=caller.request_id)
             return earlier
         now = self._clock.now()
         catalog = self._catalogs.current()
@@ -178,6 +185,7 @@ class DeclareTask:
         self._decided("declare", decision)
         if grant is not None:
             self._grants.remember(task.task_id, grant)
+        await self._notice(declared_event(task), request_id=caller.request_id)
         return task
 
     async def _earlier(self, caller: Caller, declaration: Declaration) -> Task | None:

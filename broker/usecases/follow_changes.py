@@ -1,27 +1,30 @@
 """Take part in what other replicas do: their audit records, as they come, are what this process did not do itself.
 
 A task that another replica ends is told to whoever is attached here, and its secrets in memory are dropped; a quarantine
-that another imposed is held here before the next call. All of it is a hint: who misses it finds the same in the store, at
-the next sign of life or the next round.
+that another imposed is held here before the next call; the watch over an instance that did something elsewhere is made again. All
+of it is a hint: who misses it finds the same in the store, at the next sign of life or the next round.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
-from broker.domain.audit import AuditKind, AuditRecord
+from broker.domain.audit import AuditEvent, AuditKind, AuditRecord
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import LeaseState
+from broker.domain.spiffe import InvalidSpiffeIdError, SpiffeId
 from broker.domain.task import EndCause
-from broker.ports.following import ChangeFeed
+from broker.ports.following import WORK, ChangeFeed
 from broker.ports.store import Store
 from broker.ports.system import Clock
 from broker.usecases.acquire_credential import AcquireCredential
 from broker.usecases.quarantine import QuarantineInstances
 from broker.usecases.task_events import EventKind, TaskEvent, TaskEvents
 from broker.usecases.task_grants import TaskGrants
+from broker.usecases.watch_instances import WatchInstances
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,7 @@ class FollowChanges:
         acquire: AcquireCredential,
         quarantine: QuarantineInstances,
         clock: Clock,
+        watches: WatchInstances | None = None,
     ) -> None:
         self._feed = feed
         self._store = store
@@ -49,6 +53,7 @@ class FollowChanges:
         self._acquire = acquire
         self._quarantine = quarantine
         self._clock = clock
+        self._watches = watches
 
     async def __call__(self) -> None:
         """Listen until cancelled.
@@ -75,6 +80,8 @@ class FollowChanges:
         for record in records:
             event = record.event
             task_id = TaskId(event.task_id)
+            if event.kind in WORK and self._watches is not None:
+                _note(event, self._watches)
             if event.kind == AuditKind.TASK_ENDING:
                 self._grants.forget(task_id)
                 self._acquire.forget_task(task_id)
@@ -91,3 +98,12 @@ class FollowChanges:
             else:
                 continue
             self._events.pass_on(task_id, told)
+
+
+def _note(event: AuditEvent, watches: WatchInstances) -> None:
+    """Whose watch has not seen it."""
+    whose = event.facts.get("instance") or event.facts.get("subject") or event.actor
+    with suppress(InvalidSpiffeIdError):
+        watches.stale(SpiffeId.parse(str(whose)))
+    if event.kind == AuditKind.TASK_ENDING:
+        watches.stale_by_task(TaskId(event.task_id))  # whoever ended it

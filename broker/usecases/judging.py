@@ -94,6 +94,7 @@ def judge_call(
         at=around.now,
         chain=around.chain,
         oldest_lease=facts.oldest_lease,
+        open_anomalies=facts.open_anomalies,
     )
     if context.fingerprint is Fingerprint.CHANGED:
         return Judged(context=context, ruling=Ruling(decision=_FINGERPRINT_CHANGED))
@@ -125,6 +126,7 @@ def judge_acquisition(
         at=around.now,
         chain=around.chain,
         oldest_lease=facts.oldest_lease,
+        open_anomalies=facts.open_anomalies,
     )
     if context.fingerprint is Fingerprint.CHANGED:
         return Judged(context=context, ruling=Ruling(decision=_FINGERPRINT_CHANGED))

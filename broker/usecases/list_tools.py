@@ -75,6 +75,7 @@ class ListTools:
                 at=now,
                 chain=chain,
                 oldest_lease=facts.oldest_lease,
+                open_anomalies=facts.open_anomalies,
             )
             try:
                 return self._policy.could_allow_call(context, catalog)

@@ -6,14 +6,14 @@ trail before it is answered; a mark undoes no answer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
 from broker.domain.audit import AuditEvent, AuditKind
-from broker.domain.changes import Append, LiftHold
+from broker.domain.changes import Append, Change, LiftHold
 from broker.domain.changes import MarkFinding as MarkFindingChange
 from broker.domain.errors import (
     FindingNotFoundError,
@@ -54,6 +54,8 @@ class OperateFindings:
         self._store = store
         self._clock = clock
         self._watchers = 0
+        self.tell_of_mark: Callable[[RecordedFinding], Awaitable[Sequence[Change]]] = _nobody_is_told
+        """What is committed together with a mark, to tell others; set by the wiring."""
 
     async def page(
         self, caller: OperatorCaller, wanted: FindingFilter, *, page_size: int, page_token: str
@@ -95,7 +97,8 @@ class OperateFindings:
             facts={"finding": finding_id, "false": mark is Mark.FALSE, "reason": reason},
         )
         try:
-            await self._store.commit([change, Append(event=event)])
+            told = await self.tell_of_mark(replace(finding, mark=mark, marked_by=change.by))
+            await self._store.commit([change, Append(event=event), *told])
         except ConflictError as error:
             raise FindingNotFoundError from error
         return await self._find(finding_id)
@@ -196,3 +199,7 @@ class OperateFindings:
                 "svid_sha256": caller.operator.svid_sha256,
             },
         )
+
+
+async def _nobody_is_told(_finding: RecordedFinding) -> Sequence[Change]:
+    return ()

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from broker.domain.errors import LeaseNotFoundError, TaskNotActiveError, TaskNotFoundError
+from broker.domain.errors import (
+    LeaseNotFoundError,
+    TaskFrozenError,
+    TaskNotActiveError,
+    TaskNotFoundError,
+    TaskOnHoldError,
+)
+from broker.domain.findings import Hold
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import Lease
 from broker.domain.peer import VerifiedPeer
@@ -52,11 +59,38 @@ async def own_active_task(
     Raises:
         TaskNotFoundError: no such task, or not the owner's.
         TaskNotActiveError: it is ending or has ended.
+        TaskOnHoldError: because of a finding it gets nothing new.
     """
     facts = await store.action_facts(task_id, now, MOST_DENIED, key=key)
     task = facts.task
     if task is None or task.owner != owner:
         raise TaskNotFoundError
+    demand_free(task)
+    return task, facts
+
+
+def demand_free(task: Task) -> None:
+    """See that a task may get something new.
+
+    Raises:
+        TaskNotActiveError: it is ending or has ended.
+        TaskOnHoldError: because of a finding it gets nothing new.
+    """
     if task.state is not TaskState.ACTIVE:
         raise TaskNotActiveError
-    return task, facts
+    if task.hold is not None:
+        raise _on_hold(task.hold)
+
+
+async def on_hold(store: Store, task_id: TaskId) -> TaskOnHoldError:
+    """What a caller is told whose task was held since it was looked at.
+
+    Raises:
+        StoreUnavailableError: it cannot be said which hold it is.
+    """
+    task = await store.task(task_id)
+    return _on_hold(None if task is None else task.hold)
+
+
+def _on_hold(hold: Hold | None) -> TaskOnHoldError:
+    return TaskFrozenError() if hold is Hold.FROZEN else TaskOnHoldError()

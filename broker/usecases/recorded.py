@@ -188,6 +188,7 @@ class Trail:
             at=event.at,
             chain=known.chain,
             oldest_lease=_moment(facts.get("oldest_lease")),
+            open_anomalies=_integer(facts.get("open_anomalies", 0)),
         )
         return context, tool is not None
 
@@ -205,6 +206,7 @@ class Trail:
             at=event.at,
             chain=known.chain,
             oldest_lease=_moment(facts.get("oldest_lease")),
+            open_anomalies=_integer(facts.get("open_anomalies", 0)),
         )
         return context, role is not None
 

@@ -10,6 +10,7 @@ A crash after I1 leaves tasks that the dead man's switch ends: nobody gives a si
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -24,7 +25,9 @@ from broker.ports.store import Store
 from broker.ports.system import Clock
 from broker.usecases.caller import OperatorCaller
 from broker.usecases.end_task import EndTask
+from broker.usecases.noticing import Notices
 from broker.usecases.revoke_leases import RevokeLeases
+from broker.usecases.task_work import instance_ended_event
 
 PATIENCE: Final = timedelta(seconds=10)
 _PAGE: Final = 200
@@ -41,11 +44,22 @@ class InstanceEnded:
 class ReportEnded:
     """See the module."""
 
-    def __init__(self, *, store: Store, end_task: EndTask, revoke_leases: RevokeLeases, clock: Clock) -> None:
+    def __init__(  # noqa: PLR0913 - the ports of one path
+        self,
+        *,
+        store: Store,
+        end_task: EndTask,
+        revoke_leases: RevokeLeases,
+        clock: Clock,
+        notice: Notices,
+        forget: Callable[[SpiffeId], None] = lambda _instance: None,
+    ) -> None:
         self._store = store
         self._end_task = end_task
         self._revoke_leases = revoke_leases
         self._clock = clock
+        self._notice = notice
+        self._forget = forget
         self._background: set[asyncio.Task[bool]] = set()
 
     async def __call__(self, caller: OperatorCaller, instance: SpiffeId) -> InstanceEnded:
@@ -66,6 +80,7 @@ class ReportEnded:
             },
         )
         await self._store.commit([Append(event=event)])  # I1
+        self._forget(instance)
         work = []
         for task in await self._active(instance):
             end = TaskEnd(cause=EndCause.INSTANCE_GONE, at=self._clock.now())
@@ -79,6 +94,9 @@ class ReportEnded:
             self._background.add(driving)
             driving.add_done_callback(self._background.discard)
             work.append(driving)
+        # Its tasks are ending already: nobody waits for a backend because of what is noticed.
+        gone = instance_ended_event(instance, event.at)
+        await self._notice.quietly(gone, request_id=caller.request_id)
         if work:
             await asyncio.wait(work, timeout=caller.patience(PATIENCE).total_seconds() * 0.9)  # I3
         finished = sum(one.done() and one.result() for one in work)

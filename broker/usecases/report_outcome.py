@@ -5,19 +5,22 @@ from __future__ import annotations
 from broker.domain.actions import Action, ActionOutcome
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.changes import Append, CloseAction
-from broker.domain.errors import ActionNotFoundError, FieldInvalidError, FieldViolation
+from broker.domain.errors import ActionNotFoundError, BrokerError, FieldInvalidError, FieldViolation
 from broker.domain.identifiers import ActionId
 from broker.ports.store import ConflictError, Store
 from broker.ports.system import Clock
 from broker.usecases.caller import Caller
+from broker.usecases.noticing import Notices
+from broker.usecases.task_work import closed_event
 
 
 class ReportOutcome:
     """See the module."""
 
-    def __init__(self, *, store: Store, clock: Clock) -> None:
+    def __init__(self, *, store: Store, clock: Clock, notice: Notices) -> None:
         self._store = store
         self._clock = clock
+        self._notice = notice
 
     async def __call__(self, caller: Caller, action_id: ActionId, outcome: ActionOutcome) -> Action:
         """Return the closed action. Saying the same again is harmless.
@@ -49,7 +52,18 @@ class ReportOutcome:
                 remedy = f"{action.outcome.value} was reported before, and stays"
                 raise FieldInvalidError([FieldViolation(field="outcome", remedy=remedy)]) from error
             return action
-        return action.closed(outcome, now)
+        closed = action.closed(outcome, now)
+        await self._tell_of(closed, caller)
+        return closed
+
+    async def _tell_of(self, action: Action, caller: Caller) -> None:
+        """Have it noticed. Nothing leaves because of it: what cannot be noticed now is, by a round."""
+        try:
+            task = await self._store.task(action.task_id)
+        except BrokerError:
+            task = None
+        if task is not None:
+            await self._notice.quietly(closed_event(action, task), request_id=caller.request_id)
 
     async def _own(self, caller: Caller, action_id: ActionId) -> Action:
         action = await self._store.action(action_id)

@@ -43,7 +43,7 @@ class TaskEvent:
     cause: EndCause | None = None
     """Of TASK_ENDING."""
     text: str = ""
-    """Of WARNING: what was found, in words."""
+    """Of WARNING: what was found, in words without an argument's value."""
 
 
 class TaskEvents:

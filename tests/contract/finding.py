@@ -18,8 +18,9 @@ from broker.domain.sightings import MOST_SIGHTINGS, Sighting
 from broker.domain.task import TaskState
 from broker.ports.store import Conflict, FindingFilter, Store, StoredModel
 from tests.contract.chaining import close, record
+from tests.contract.quarantining import a_quarantine
 from tests.contract.storing import MANY, NEVER, SECOND, add_lease, add_task, end, issue, refused, the_task
-from tests.fakes.samples import LEASE, OTHER, OWNER, TASK, a_lease, a_task, an_event
+from tests.fakes.samples import ACCESSOR, LEASE, OTHER, OWNER, TASK, a_lease, a_task, an_event
 from tests.fakes.system import NOON
 
 
@@ -105,6 +106,21 @@ class FindingCases:
         await store.commit([c.RecordFinding(finding=a_finding("other")), end(), c.Append(event=an_event())])
         assert (await the_task(store)).state is TaskState.ENDING
         assert await store.newest_finding() == 2
+
+    async def test_of_a_commit_that_is_refused_at_its_end_nothing_is_left(self, store: Store) -> None:
+        await add_task(store)
+        await store.commit([end()])
+        finding, message = a_finding("lost"), c.AddMessage(message=a_message())
+        tried = c.RecordFinding(finding=finding), c.Append(event=an_event()), message, end()
+        assert await refused(store, *tried) is Conflict.TASK_NOT_ACTIVE
+        assert (await store.finding(finding.finding_id), await store.audit_head()) == (None, None)
+        figures = await store.figures()
+        assert (figures.unanswered_findings, figures.messages) == (0, 0)
+        assert (await add_finding(store, a_finding("kept"))).number == 1
+
+    async def test_findings_of_one_commit_are_numbered_in_its_order(self, store: Store) -> None:
+        await store.commit([c.RecordFinding(finding=a_finding(key)) for key in "ba"])
+        assert [one.found.key for one in await store.findings_after(0, 10)] == ["b", "a"]
 
     async def test_an_answer_takes_effect_once(self, store: Store) -> None:
         finding = await add_finding(store)
@@ -199,6 +215,7 @@ class FindingCases:
         assert facts.task is not None
         assert facts.task.hold is hold
         assert await refused(store, record(2)) is Conflict.TASK_ON_HOLD
+        assert await refused(store, record(2, allowed=False)) is Conflict.TASK_ON_HOLD
         assert await refused(store, issue()) is Conflict.TASK_ON_HOLD
         another = c.CreateLease(lease=a_lease("lease-b", idempotency_key="another-key"), max_live=MANY)
         assert await refused(store, another) is Conflict.TASK_ON_HOLD
@@ -212,6 +229,36 @@ class FindingCases:
         for hold in (Hold.APPROVAL, Hold.FROZEN, Hold.APPROVAL):
             await store.commit([c.HoldTask(task_id=TASK, hold=hold)])
         assert (await the_task(store)).hold is Hold.FROZEN
+
+    async def test_an_end_and_a_quarantine_are_told_before_a_hold(self, store: Store) -> None:
+        await add_task(store)
+        await add_lease(store)
+        another = c.CreateLease(lease=a_lease("lease-b"), max_live=MANY)
+        await store.commit([c.HoldTask(task_id=TASK, hold=Hold.FROZEN)])
+        await store.commit([c.AddQuarantine(quarantine=a_quarantine())])
+        for change in (record(1), another, issue()):
+            assert await refused(store, change) is Conflict.OWNER_QUARANTINED
+        await store.commit([end()])
+        for change in (record(1), another, issue()):
+            assert await refused(store, change) is Conflict.TASK_NOT_ACTIVE
+
+    async def test_a_hold_is_read_with_the_task_wherever_it_is_read(self, store: Store) -> None:
+        await add_task(store, a_task(idempotency_key="key"))
+        await store.commit(
+            [
+                c.HoldTask(task_id=TASK, hold=Hold.APPROVAL),
+                c.AddTaskToken(task_id=TASK, accessor=ACCESSOR, at=NOON),
+                c.AddQuarantine(quarantine=a_quarantine()),
+            ]
+        )
+        held = await the_task(store)
+        assert held.hold is Hold.APPROVAL
+        page = await store.tasks_of(OWNER, states=frozenset(), page_size=10, page_token="")
+        assert page.tasks == (held,)
+        assert await store.task_by_key(OWNER, "key") == held
+        assert await store.task_of_token(ACCESSOR) == held
+        assert await store.take_lapsed_tasks(held.deadline, 10) == (held,)
+        assert await store.quarantined_tasks(10) == (held,)
 
     async def test_only_an_active_task_is_held_or_let_go(self, store: Store) -> None:
         await add_task(store)
@@ -282,3 +329,22 @@ class FindingCases:
             [c.RemoveMessage(message_id=gone), c.PostponeMessage(message_id=gone, next_attempt_at=until)]
         )
         assert (await store.figures()).messages == 2
+
+    async def test_messages_to_a_receiver_come_in_order_due_or_not(self, store: Store) -> None:
+        first, second, later = a_message("b"), a_message("a", SECOND), a_message("c", SECOND * 60)
+        other = replace(a_message("d"), receiver="siem")
+        await store.commit([c.AddMessage(message=one) for one in (later, other, second, first)])
+        assert dict(await store.message_counts()) == {"soc": 3, "siem": 1}
+        assert await store.messages_to("soc", 10) == (first, second, later)
+        assert await store.messages_to("soc", 2) == (first, second)
+        assert await store.messages_to("nobody", 10) == ()
+        until = NOON + SECOND * 300
+        await store.commit(
+            [
+                c.PostponeMessage(message_id=first.message_id, next_attempt_at=until),
+                c.RemoveMessage(message_id=other.message_id),
+            ]
+        )
+        postponed = replace(first, attempts=1, next_attempt_at=until)
+        assert await store.messages_to("soc", 10) == (postponed, second, later)
+        assert dict(await store.message_counts()) == {"soc": 3}

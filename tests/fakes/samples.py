@@ -23,6 +23,7 @@ from broker.domain.classification import Classification
 from broker.domain.effects import Effect, Verb
 from broker.domain.engines import Engine
 from broker.domain.errors import DenialClass
+from broker.domain.findings import Answer, Found, RecordedFinding, Severity
 from broker.domain.flows import Reads, Writes
 from broker.domain.identifiers import ActionId, LeaseId, RequestId, TaskId, TokenAccessor
 from broker.domain.lease import Lease
@@ -213,3 +214,32 @@ def an_event(kind: str = AuditKind.TASK_DECLARED, **changed: Any) -> AuditEvent:
 
 def an_end(cause: EndCause = EndCause.REVOKED, at: datetime = NOON, **changed: Any) -> TaskEnd:
     return TaskEnd(cause=cause, at=at, **changed)
+
+
+def a_finding(number: int = 1, **changed: Any) -> RecordedFinding:
+    """Found by a detector and recorded at once, and not answered yet."""
+    of_found = {name: changed.pop(name) for name in list(changed) if name in Found.__dataclass_fields__}
+    found = Found(
+        **{
+            "detector": "pivot",
+            "rule": "same-effect",
+            "severity": Severity.HIGH,
+            "confidence": 0.9,
+            "instance": OWNER,
+            "task_id": TASK,
+            "at": NOON,
+            "evidence": (ActionId(f"action-{number:026}"),),
+            "expected": "no other way to what was denied",
+            "happened": "'read-orders' after a denial",
+            **of_found,
+        }
+    )
+    return RecordedFinding(
+        **{
+            "finding_id": found.finding_id,
+            "found": found,
+            "found_at": NOON,
+            "answer": Answer.END_TASK,
+            **changed,
+        }
+    )

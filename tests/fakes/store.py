@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -365,6 +365,14 @@ class FakeStore:
     async def take_messages(self, now: datetime, limit: int) -> tuple[Message, ...]:
         self._check()
         return self._state.findings.due(now, limit)
+
+    async def message_counts(self) -> Mapping[str, int]:
+        self._check()
+        return self._state.findings.counts()
+
+    async def messages_to(self, receiver: str, limit: int) -> tuple[Message, ...]:
+        self._check()
+        return self._state.findings.to(receiver, limit)
 
     async def quarantined_tasks(self, limit: int) -> tuple[Task, ...]:
         self._check()

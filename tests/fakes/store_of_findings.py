@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -94,6 +95,13 @@ class Findings:
     def due(self, now: datetime, limit: int) -> tuple[Message, ...]:
         due = [one for one in self.messages.values() if one.next_attempt_at <= now]
         return tuple(sorted(due, key=lambda one: (one.created_at, one.message_id))[:limit])
+
+    def counts(self) -> dict[str, int]:
+        return dict(Counter(one.receiver for one in self.messages.values()))
+
+    def to(self, receiver: str, limit: int) -> tuple[Message, ...]:
+        found = [one for one in self.messages.values() if one.receiver == receiver]
+        return tuple(sorted(found, key=lambda one: (one.created_at, one.message_id))[:limit])
 
     def _known(self, finding_id: FindingId) -> RecordedFinding:
         if finding_id not in self.found:

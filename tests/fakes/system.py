@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from broker.domain.identifiers import ActionId, LeaseId, RequestId, TaskId
+from broker.domain.identifiers import ActionId, LeaseId, MessageId, RequestId, TaskId
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -47,6 +47,7 @@ class CountingIds:
     def __init__(self, fraction: float = 0.5) -> None:
         self._count = 0
         self._actions = 0
+        self._messages = 0
         self._fraction = fraction
 
     def task_id(self) -> TaskId:
@@ -61,6 +62,10 @@ class CountingIds:
 
     def request_id(self) -> RequestId:
         return RequestId(f"req-{self._next()}")
+
+    def message_id(self) -> MessageId:
+        self._messages += 1  # apart, as above
+        return MessageId(f"message-{self._messages:026}")
 
     def fraction(self) -> float:
         return self._fraction

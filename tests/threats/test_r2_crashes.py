@@ -24,6 +24,7 @@ ACQUIRE = (
 )
 AUTHORIZE = ("authorize.durable",)
 QUARANTINE = ("quarantine.durable",)
+ANOMALY = ("anomaly.found-durable", "anomaly.taken-effect")
 END = ("end.durable", "revoke.vault-revoked", "revoke.durable")
 
 
@@ -41,7 +42,7 @@ def restart_after_crash(world: World) -> None:
 def test_every_step_is_crashed_at() -> None:
     source = "".join(file.read_text() for file in (REPOSITORY / "broker/usecases").glob("*.py"))
     assert sorted(set(re.findall(r'reached\("([^"]+)"\)', source))) == sorted(
-        DECLARE + ACQUIRE + AUTHORIZE + QUARANTINE + END
+        DECLARE + ACQUIRE + AUTHORIZE + QUARANTINE + ANOMALY + END
     )
 
 
@@ -140,6 +141,27 @@ def test_a_crash_between_a_quarantine_and_what_it_ends_is_made_good(world: World
     undo = operators_pb2.ReleaseRequest(target=concerned, reason="the crash came")
     with world.calling(world.svid(path="operator")) as operator:
         assert operator.call("Release", undo).ok
+
+
+@pytest.mark.parametrize("step", ANOMALY)
+def test_a_crash_between_a_finding_and_its_answer_is_made_good(world: World, step: str) -> None:
+    crash(world, step)
+    svid = world.svid()
+    with world.calling(svid) as caller:
+        task_id = world.declare(caller)
+        held = [world.acquire(caller, task_id) for _ in range(2)]
+        out_of_reach = tools_pb2.AuthorizeActionRequest(
+            task_id=task_id, call=tools_pb2.Call(tool="read-mail")
+        )
+        for _ in range(20):  # a retry storm; its answer is to end the task
+            if world.stack.is_running("broker"):
+                caller.call("AuthorizeAction", out_of_reach)
+    restart_after_crash(world)
+    until(lambda: not any(world.lets_in(credential) for credential in held), "revoked")
+    until(lambda: world.kinds(task_id).count("anomaly.answered") == 1, "answered")
+    assert world.kinds(task_id).count("anomaly.found") == 1
+    assert world.rows("SELECT end_cause FROM tasks WHERE task_id = ?", task_id) == [("anomaly",)]
+    assert world.users() == set()
 
 
 def test_a_doubtful_credential_beside_live_ones_ends_with_them(world: World) -> None:

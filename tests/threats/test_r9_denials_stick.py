@@ -51,7 +51,10 @@ def ruled(world: World) -> Iterator[World]:
     rule = broker.policies / "test.cedar"
     log = world.stack.log_files([broker_process.NAME])[0]
     before = catalog.read_text()
-    tools = before.replace("query-orders, read-mail", "query-orders, mail-anybody, dump-orders, read-mail")
+    noted = (
+        before.partition("\nanswers:")[0] + "\nanswers:\n  - {do: note}\n"
+    )  # what sticks is looked at here, by trying again
+    tools = noted.replace("query-orders, read-mail", "query-orders, mail-anybody, dump-orders, read-mail")
 
     def changes() -> int:
         return log.read_text().count("policies changed")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from broker.config.catalog import catalog_files, load_catalog
@@ -19,16 +20,19 @@ logger = logging.getLogger(__name__)
 class CatalogFiles:
     """See the module."""
 
-    def __init__(self, path: Path, *, trust_domain: str | None = None) -> None:
-        """Read the catalog for the first time; `trust_domain` is the broker's own (see load_catalog).
+    def __init__(
+        self, path: Path, *, trust_domain: str | None = None, receivers: Collection[str] | None = None
+    ) -> None:
+        """Read the catalog for the first time; `trust_domain` and `receivers` are the broker's own (see load_catalog).
 
         Raises:
             ConfigError: it cannot be used.
         """
         self._path = path
         self._trust_domain = trust_domain
+        self._receivers = receivers
         self._seen = self._fingerprint()
-        self._catalog = load_catalog(path, trust_domain=trust_domain)
+        self._catalog = self._read()
 
     def current(self) -> Catalog:
         """The newest catalog that could be used."""
@@ -41,7 +45,7 @@ class CatalogFiles:
             return False
         self._seen = seen
         try:
-            catalog = await asyncio.to_thread(load_catalog, self._path, trust_domain=self._trust_domain)
+            catalog = await asyncio.to_thread(self._read)
         except ConfigError as error:
             logger.error(
                 "the changed catalog is REFUSED, the one before it stays (%s):\n%s",
@@ -54,6 +58,9 @@ class CatalogFiles:
         logger.warning("catalog changed: %s is now %s", self._catalog.digest[:12], catalog.digest[:12])
         self._catalog = catalog
         return True
+
+    def _read(self) -> Catalog:
+        return load_catalog(self._path, trust_domain=self._trust_domain, receivers=self._receivers)
 
     def _fingerprint(self) -> str:
         return fingerprint(lambda: catalog_files(self._path), ConfigError)

@@ -15,7 +15,9 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from broker.domain.decision import Decision
+from broker.domain.findings import Answer, RecordedFinding
 from broker.domain.lease import LeaseState
+from broker.domain.messages import ReceiverKind
 from broker.domain.task import EndCause, TaskState
 from broker.ports.observing import Kind, Outcome
 from broker.ports.store import StoreFigures
@@ -23,6 +25,24 @@ from broker.usecases.reconcile import FindingKind, Reconciliation
 from broker.usecases.task_events import EventKind, TaskEvent
 
 _QUICK: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_UNTIL_ANSWERED: Final = (
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    15,
+    60,
+    300,
+    1800,
+    7200,
+)
 _UNTIL_REVOKED: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200)
 
 
@@ -79,6 +99,21 @@ class PrometheusMetrics:
             ["action", "verdict", "reason", "shadow"],
             registry=self.registry,
         )
+        self._found = Counter(
+            "tasklease_findings_total",
+            "Anomalies found: by which detector, how bad, and what is done about them.",
+            ["detector", "severity", "answer"],
+            registry=self.registry,
+        )
+        self._answered = Histogram(
+            "tasklease_finding_answered_seconds",
+            "From the moment a finding was recorded until all that its answer demanded had taken effect.",
+            ["answer"],
+            buckets=_UNTIL_ANSWERED,
+            registry=self.registry,
+        )
+        for answer in Answer:
+            self._answered.labels(answer.value)
         self._counted: dict[tuple[str, str, str, str], Counter] = {}
         self._observed: dict[tuple[Kind, str, str], Histogram] = {}
         """The library looks for its labels in a costlier way."""
@@ -91,6 +126,13 @@ class PrometheusMetrics:
             "For how long the oldest lease that is to be revoked still waits to be refused; 0 where none does.",
         )
         self._queue = self._gauge("tasklease_revocations_under_way", "Revocations begun in this process.")
+        self._unanswered = self._gauge(
+            "tasklease_findings_unanswered", "Findings whose answer has not taken effect in full."
+        )
+        self._watches = self._gauge("tasklease_watches", "Instances that are watched here.")
+        self._watch_values = self._gauge(
+            "tasklease_watch_values", "Values that watches hold: now, and at most.", ["of"]
+        )
         self._vault_up = self._gauge("tasklease_vault_up", "1 while the broker is logged in to Vault.")
         self._spire_up = self._gauge("tasklease_spire_up", "1 while the broker has an SVID that is valid.")
         self._store = self._gauge("tasklease_store_writable", "1 while the last write to the store worked.")
@@ -98,6 +140,15 @@ class PrometheusMetrics:
             "tasklease_svid_expires_timestamp_seconds", "When the broker's own SVID expires."
         )
         self._ready = self._gauge("tasklease_ready", "1 while calls are worth making.")
+        self._messages = Counter(
+            "tasklease_messages_total",
+            "Messages to systems outside: what came of each attempt, and what was given up or left out.",
+            ["kind", "outcome"],
+            registry=self.registry,
+        )
+        self._waiting = self._gauge(
+            "tasklease_messages_waiting", "Messages to systems outside that nobody has taken yet.", ["kind"]
+        )
         for cause in EndCause:
             self._ended.labels(cause.value)
 
@@ -160,6 +211,32 @@ class PrometheusMetrics:
             counter = self._counted[key] = self._decisions.labels(*key)
         counter.inc()
 
+    def found(self, finding: RecordedFinding) -> None:
+        """A finding, recorded."""
+        found = finding.found
+        self._found.labels(found.detector, found.severity.value, finding.answer.value).inc()
+
+    def answered(self, finding: RecordedFinding) -> None:
+        """A finding of which everything that its answer demanded has taken effect."""
+        if finding.answered_at is not None:
+            took = (finding.answered_at - finding.found_at).total_seconds()
+            self._answered.labels(finding.answer.value).observe(max(took, 0.0))
+
+    def watching(self, size: int, most: int, watches: int) -> None:
+        """How many watches there are, and how many values they hold, and can hold at most."""
+        self._watches.set(watches)
+        self._watch_values.labels("now").set(size)
+        self._watch_values.labels("most").set(most)
+
+    def attempted(self, kind: ReceiverKind, outcome: str) -> None:
+        """See ports.telling.TellingWatched."""
+        self._messages.labels(kind.value, outcome).inc()
+
+    def waiting(self, counts: Mapping[ReceiverKind, int]) -> None:
+        """See ports.telling.TellingWatched."""
+        for kind, count in counts.items():
+            self._waiting.labels(kind.value).set(count)
+
     def reconciled(self, found: Reconciliation) -> None:
         """What a comparison of the store with Vault found."""
         for finding in found.findings:
@@ -176,6 +253,7 @@ class PrometheusMetrics:
         since = figures.oldest_revoking_since
         self._oldest.set(max((now - since).total_seconds(), 0.0) if since else 0)
         self._queue.set(revocations_under_way)
+        self._unanswered.set(figures.unanswered_findings)
 
     def health(self, health: Health) -> None:
         """What a round saw."""

@@ -94,6 +94,7 @@ class CaseModel(_Model):
     earlier_denials: _Count = 0
     live_leases: _Count = 0
     oldest_lease: _Duration | None = None
+    open_anomalies: _Count = 0
     at: Annotated[datetime, BeforeValidator(_aware)] = _WHEN
     expect: Literal["allow", "deny"] | None = None
     """Left out, it is there to be explained, and is no test."""
@@ -272,6 +273,7 @@ def _context(catalog: Catalog, case: CaseModel) -> Context:
             at=case.at,
             chain=_chain(case),
             oldest_lease=oldest,
+            open_anomalies=case.open_anomalies,
         )
     tool = catalog.tools[case.tool or ""]
     return CallContext(
@@ -288,6 +290,7 @@ def _context(catalog: Catalog, case: CaseModel) -> Context:
         at=case.at,
         chain=_chain(case),
         oldest_lease=oldest,
+        open_anomalies=case.open_anomalies,
     )
 
 

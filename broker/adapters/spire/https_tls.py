@@ -24,14 +24,14 @@ class _Certificate(Protocol):
     def public_bytes(self, form: int, /) -> bytes | str: ...
 
 
-def https_context(identity: WorkloadIdentity) -> ssl.SSLContext:
-    """A context whose handshakes follow `identity`; a client certificate is required.
+def https_context(identity: WorkloadIdentity, *, demand_certificate: bool = True) -> ssl.SSLContext:
+    """A context whose handshakes follow `identity`; a client certificate is required, or not even asked for.
 
     Raises:
         NoIdentityError: there was never an SVID.
     """
     served = identity.version
-    newest = _context(identity)
+    newest = _context(identity, demand_certificate=demand_certificate)
 
     def follow(connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _first: ssl.SSLContext) -> None:
         """Raising would end the handshake with no word of why: what cannot be served leaves the one before."""
@@ -39,14 +39,14 @@ def https_context(identity: WorkloadIdentity) -> ssl.SSLContext:
         version = identity.version
         if version != served:
             try:
-                newest = _context(identity)
+                newest = _context(identity, demand_certificate=demand_certificate)
             except Exception as error:  # noqa: BLE001 - the one before still stands
                 logger.error("the new SVID cannot be served: %s", type(error).__name__)
             else:
                 served = version
         connection.context = newest
 
-    first = _context(identity)
+    first = _context(identity, demand_certificate=demand_certificate)
     first.sni_callback = follow  # called at each handshake, with a name or without
     return first
 
@@ -72,11 +72,11 @@ def _chain(connection: ssl.SSLObject | ssl.SSLSocket) -> list[bytes]:
     return [ssl.PEM_cert_to_DER_cert(str(one.public_bytes(1))) for one in found[:_MOST_SHOWN]]
 
 
-def _context(identity: WorkloadIdentity) -> ssl.SSLContext:
+def _context(identity: WorkloadIdentity, *, demand_certificate: bool) -> ssl.SSLContext:
     svid = identity.svid
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_mode = ssl.CERT_REQUIRED if demand_certificate else ssl.CERT_NONE
     context.verify_flags |= ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
     # No tickets: a session lives in this process alone. One of TLS 1.2 that is resumed from its memory shows what was
     # shown when it began, and the verifier looks at that as at any other.

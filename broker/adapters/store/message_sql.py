@@ -36,6 +36,15 @@ DUE: Final = Statement(
     .order_by(messages.c.created_at, messages.c.message_id)
     .limit(bindparam("b_limit"))
 )
+_TO: Final = Statement(
+    select(messages)
+    .where(messages.c.receiver == bindparam("b_receiver"))
+    .order_by(messages.c.created_at, messages.c.message_id)
+    .limit(bindparam("b_limit"))
+)
+_COUNTS: Final = Statement(
+    select(messages.c.receiver, func.count().label("number")).group_by(messages.c.receiver)
+)
 COUNT: Final = Statement(select(func.count().label("number")).select_from(messages))
 
 
@@ -66,6 +75,16 @@ def remove(session: Session, change: c.RemoveMessage) -> None:
 def due(session: Session, now: datetime, limit: int) -> tuple[Message, ...]:
     """Oldest first."""
     return tuple(map(message_of, session.rows(DUE, b_now=now, b_limit=limit)))
+
+
+def counts(session: Session) -> dict[str, int]:
+    """How many wait for each receiver."""
+    return {row["receiver"]: row["number"] for row in session.rows(_COUNTS)}
+
+
+def to(session: Session, receiver: str, limit: int) -> tuple[Message, ...]:
+    """Due or not, oldest first."""
+    return tuple(map(message_of, session.rows(_TO, b_receiver=receiver, b_limit=limit)))
 
 
 def message_of(row: Row) -> Message:

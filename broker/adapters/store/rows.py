@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from broker.adapters.store.session import EPOCH, Row
 from broker.domain.actions import Action, ActionKind, ActionOutcome
-from broker.domain.audit import AuditEvent, AuditRecord
+from broker.domain.audit import AuditEvent, AuditRecord, canonical_facts
 from broker.domain.effects import Effect, Verb
 from broker.domain.errors import DenialClass
 from broker.domain.findings import Hold
@@ -20,7 +20,6 @@ from broker.domain.quarantine import Quarantine, QuarantineTarget, TargetKind
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import EndCause, Outcome, Scope, Task, TaskEnd, TaskState
 
-_FACTS: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 TASK_COLUMNS: Final = (
     "task_id", "owner", "agent_class", "task_type", "intent", "roles", "environment", "created_at", "deadline",
     "heartbeat_interval_us", "heartbeat_due", "fingerprint", "idempotency_key", "request_digest", "state",
@@ -210,7 +209,7 @@ def audit_row(record: AuditRecord) -> Mapping[str, Any]:
         "task_id": event.task_id,
         "lease_id": event.lease_id,
         "request_id": event.request_id,
-        "facts": _FACTS.encode(event.facts),
+        "facts": record.facts_text or canonical_facts(event.facts),
     }
 
 

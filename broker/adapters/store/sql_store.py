@@ -13,14 +13,14 @@ import asyncio
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, ClassVar, Final, TypeVar
 
-from broker.adapters.store import anomaly_sql, chain_sql, lease_pages, reading, writing
+from broker.adapters.store import anomaly_sql, chain_sql, lease_pages, message_sql, reading, writing
 from broker.adapters.store.committing import Applied, Commit, Writer
 from broker.adapters.store.session import Session, WritingSession
 from broker.domain.actions import Action
@@ -30,6 +30,7 @@ from broker.domain.errors import StoreUnavailableError
 from broker.domain.findings import RecordedFinding
 from broker.domain.identifiers import ActionId, FindingId, LeaseId, TaskId, TokenAccessor
 from broker.domain.lease import Lease
+from broker.domain.messages import Message
 from broker.domain.quarantine import Quarantine, QuarantineTarget
 from broker.domain.sightings import Sighting
 from broker.domain.spiffe import SpiffeId
@@ -229,6 +230,14 @@ class SqlStore(ABC):
     async def sightings_of(self, instance: SpiffeId) -> tuple[Sighting, ...]:
         """The newest sightings of an instance."""
         return await self._read(anomaly_sql.sightings_of, instance)
+
+    async def message_counts(self) -> Mapping[str, int]:
+        """How many messages wait for each receiver."""
+        return await self._read(message_sql.counts)
+
+    async def messages_to(self, receiver: str, limit: int) -> tuple[Message, ...]:
+        """Messages to a receiver, due or not."""
+        return await self._read(message_sql.to, receiver, limit)
 
     async def quarantines(self) -> tuple[Quarantine, ...]:
         """Every quarantine."""

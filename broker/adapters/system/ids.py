@@ -6,7 +6,7 @@ import secrets
 import time
 from typing import Final
 
-from broker.domain.identifiers import ActionId, LeaseId, RequestId, TaskId
+from broker.domain.identifiers import ActionId, LeaseId, MessageId, RequestId, TaskId
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS: Final = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
@@ -32,6 +32,10 @@ class RandomIds:
     def request_id(self) -> RequestId:
         """Return a new request id."""
         return RequestId(f"req-{_ulid()}")
+
+    def message_id(self) -> MessageId:
+        """Return a new message id."""
+        return MessageId(f"message-{_ulid()}")
 
     def fraction(self) -> float:
         """Return a number in [0, 1)."""

@@ -70,6 +70,16 @@ def answer(body: Mapping[str, object], *, request_id: str) -> web.Response:
     return _response(200, body, request_id)
 
 
+def told(status: int, body: Mapping[str, object] | None, *, request_id: str) -> web.Response:
+    """An answer that has a status and a form of its own; without a body none is sent."""
+    if body is not None:
+        response = _response(status, body, request_id)
+        response.headers["Content-Language"] = "en"
+        return response
+    headers = {"Cache-Control": "no-store", "Server": _SERVER, "X-Request-ID": request_id}
+    return web.Response(status=status, headers=headers)
+
+
 def refusal(
     error: errors.BrokerError | UnacceptableError, request_id: RequestId, *, echo: str
 ) -> web.Response:

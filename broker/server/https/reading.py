@@ -28,8 +28,17 @@ async def read_body(request: web.BaseRequest, most: int) -> Body:
         UnacceptableError: too large, too slow, or said to be something else than JSON.
         FieldInvalidError: no JSON object, a name that stands twice, a number that JSON does not have, too deep.
     """
-    if request.content_type != "application/json" or (request.charset or "utf-8").lower() != "utf-8":
-        raise UnacceptableError(415, "Content-Type: application/json, in UTF-8")
+    return _object(await read_bytes(request, most, of="application/json"))
+
+
+async def read_bytes(request: web.BaseRequest, most: int, *, of: str) -> bytes:
+    """The body of a POST, as it was sent.
+
+    Raises:
+        UnacceptableError: too large, too slow, or said to be something else than the content type `of`.
+    """
+    if request.content_type != of or (request.charset or "utf-8").lower() != "utf-8":
+        raise UnacceptableError(415, f"Content-Type: {of}, in UTF-8")
     if "Content-Encoding" in request.headers:
         raise UnacceptableError(415, "no Content-Encoding: send the body as it is")
     too_large = UnacceptableError(413, f"at most {most} bytes")
@@ -49,7 +58,7 @@ async def read_body(request: web.BaseRequest, most: int) -> Body:
         raise UnacceptableError(408, f"the whole body within {_FOR_A_BODY.seconds} s") from None
     except (web.RequestPayloadError, ConnectionError):
         raise UnacceptableError(400, "a whole body") from None
-    return _object(bytes(read))
+    return bytes(read)
 
 
 def echo_of(request: web.BaseRequest) -> str:

@@ -58,6 +58,9 @@ async def trail_of(path: Path) -> tuple[AuditRecord, ...]:
         task = await store.task(TaskId(record.event.task_id))
         assert task is not None
         assert task.state is TaskState.ENDED  # the last change of the same commit
+    found = await store.findings_after(0, 1_000_000)
+    assert [one.number for one in found] == list(range(1, len(records) + 1))
+    assert [one.found.task_id for one in found] == [record.event.task_id for record in records]
     await store.close()
     return records
 

@@ -14,9 +14,10 @@ import sys
 from pathlib import Path
 
 from broker.adapters.store.sqlite import SqliteStore, StoreInUseError
-from broker.domain.changes import Append, CreateTask, EndTask, FinishTask
+from broker.domain.changes import Append, CreateTask, EndTask, FinishTask, RecordFinding
 from broker.domain.errors import StoreUnavailableError
 from broker.domain.identifiers import TaskId
+from tests.contract.finding import a_finding
 from tests.fakes.samples import a_task, an_end, an_event
 
 CLIENTS = 8
@@ -33,6 +34,7 @@ async def write(store: SqliteStore, number: int) -> None:
     await store.commit(
         [
             CreateTask(task=a_task(task_id), max_live=10_000),
+            RecordFinding(finding=a_finding(task_id=task_id)),
             Append(event=an_event(task_id=task_id, facts={"n": number})),
             EndTask(task_id=task_id, end=an_end()),
             FinishTask(task_id=task_id, at=an_end().at),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -18,12 +19,15 @@ from broker.anomaly.pivots import Pivots
 from broker.anomaly.retries import RetryStorms
 from broker.anomaly.volume import Volume
 from broker.domain.actions import ActionOutcome
+from broker.domain.answers import Answers
 from broker.domain.classification import Classification
 from broker.domain.effects import Verb
 from broker.domain.errors import DenialClass
+from broker.domain.findings import Answer
 from broker.domain.flows import Writes
 from broker.domain.identifiers import TaskId
 from broker.domain.task import EndCause
+from broker.usecases.watch_instances import found_of
 from tests.unit.anomaly.making import an_event, called, closed, decided, declared, model_of
 
 NEVER, ASK, LATER = DenialClass.STRUCTURAL, DenialClass.GRANTABLE, DenialClass.TRANSIENT
@@ -205,6 +209,35 @@ def test_a_secret_and_then_the_way_out() -> None:
     assert rules(Escalation(), [declared(), OUT, SECRET]) == []
 
 
+@pytest.mark.parametrize(
+    ("tasks", "confidence", "answer"), [(49, 0.6, Answer.WARN), (50, 0.9, Answer.QUARANTINE)]
+)
+def test_a_combination_is_sure_where_enough_such_tasks_were_seen(
+    tasks: int, confidence: float, answer: Answer
+) -> None:
+    said = findings(Escalation(model=model_of("read", tasks=tasks)), [declared(), SECRET, OUT])
+    (found,) = [one for one in said if one.rule == "secrets-then-egress"]
+    assert found.confidence == confidence
+    assert Answers().to(found_of(found), agent_class="bot", task_type="sort").answer is answer
+
+
+def test_a_combination_over_two_tasks_is_no_surer_before_anything_was_learned() -> None:
+    second = [
+        declared(4, task="task-2"),
+        decided(
+            5,
+            "post",
+            "pastes",
+            verb=Verb.SEND,
+            destination="https://x:443",
+            writes=Writes.EXTERNAL,
+            task="task-2",
+        ),
+    ]
+    (found,) = findings(Escalation(), [declared(), SECRET, *second])
+    assert found.confidence == 0.6
+
+
 def test_a_secret_that_was_refused_is_not_carried_out() -> None:
     assert rules(Escalation(), [declared(), decided(1, resource="secrets/db", denial=NEVER), OUT]) == []
 
@@ -217,6 +250,31 @@ def test_identities_are_listed_and_another_is_made() -> None:
 def test_what_such_tasks_have_always_put_together_is_usual() -> None:
     model = merged([lesson_of([declared(), SECRET, OUT])] * 60)
     assert rules(Escalation(model=model), [declared(), SECRET, OUT]) == []
+
+
+def _answers(events: list[Event], *, tasks: int) -> set[Answer]:
+    """What is done about it where the catalog says nothing, and so many tasks of the type were learned."""
+    said = findings(Escalation(model=model_of("read", "write", tasks=tasks)), events)
+    alarms = [one for one in said if one.rule == "secrets-then-egress"]
+    assert alarms
+    return {Answers().to(found_of(one), agent_class="bot", task_type="").answer for one in alarms}
+
+
+@pytest.mark.parametrize(
+    ("events", "afterwards"),
+    [
+        ([declared(), SECRET, OUT], Answer.QUARANTINE),
+        (
+            [declared(), SECRET, declared(3, task="task-2"), replace(OUT, task_id=TaskId("task-2"))],
+            Answer.END_TASK,
+        ),
+    ],
+)
+def test_before_enough_was_learned_a_combination_is_warned_of_and_afterwards_it_has_consequences(
+    events: list[Event], afterwards: Answer
+) -> None:
+    assert _answers(events, tasks=0) == _answers(events, tasks=49) == {Answer.WARN}
+    assert _answers(events, tasks=50) == {afterwards}
 
 
 def test_data_above_what_such_tasks_had_is_a_climb_and_one_refused_mistake_is_not() -> None:

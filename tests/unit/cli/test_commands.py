@@ -293,6 +293,14 @@ def test_a_store_that_cannot_be_used_is_named(tmp_path: Path, url: str, said: st
 
 
 @pytest.mark.usefixtures("process_left_alone")
+def test_a_receiver_whose_files_cannot_be_used_is_said_before_anything_is_waited_for(tmp_path: Path) -> None:
+    tell = "tell: {soc: {kind: webhook, url: 'https://soc.test', secret_file: gone}}\n"
+    line = complaint(serve(tmp_path, SETTINGS + tell), 2)
+    assert "tell.soc" in line
+    assert f"{tmp_path}/gone cannot be read: No such file or directory" in line
+
+
+@pytest.mark.usefixtures("process_left_alone")
 def test_without_spire_it_says_where_it_asked_and_what_to_check(tmp_path: Path) -> None:
     line = complaint(serve(tmp_path, SETTINGS.replace("/run/agent.sock", f"{tmp_path}/no.sock")), 2)
     assert line.startswith(f"error: no X.509-SVID from unix://{tmp_path}/no.sock after 0 s: ")

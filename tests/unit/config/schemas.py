@@ -15,6 +15,7 @@ TYPES: Mapping[str, Callable[[Any], bool]] = {
     "string": lambda value: isinstance(value, str),
     "boolean": lambda value: isinstance(value, bool),
     "null": lambda value: value is None,
+    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
 }
 
@@ -44,9 +45,9 @@ def _word(  # noqa: C901, PLR0911, PLR0912 - one a word
         case "pattern" | "minLength" | "maxLength":
             return not isinstance(value, str) or _text(word, said, value)
         case "minimum":
-            return not TYPES["integer"](value) or bool(value >= said)
+            return not TYPES["number"](value) or bool(value >= said)
         case "maximum":
-            return not TYPES["integer"](value) or bool(value <= said)
+            return not TYPES["number"](value) or bool(value <= said)
         case "items":
             return not isinstance(value, list) or all(accepts(said, item, root) for item in value)
         case "uniqueItems":

@@ -285,3 +285,45 @@ def test_where_nobody_says_whose_the_catalog_is_a_class_is_nobodys(tmp_path: Pat
     catalog = load_catalog(write(tmp_path, CATALOG))
     assert catalog.trust_domains == frozenset()
     assert catalog.agent_class("example.test", "invoice-bot") is None
+
+
+# Canaries ---------------------------------------------------------------------------------------------------
+
+TOOLS = """\
+tools:
+  query:
+    effect: read
+    resource: orders
+    obligations: {credential_role: orders}
+"""
+
+
+@pytest.mark.parametrize("canary", [True, False])
+def test_tools_and_roles_can_be_canaries(tmp_path: Path, *, canary: bool) -> None:
+    word = f"    canary: {str(canary).lower()}\n"
+    catalog = load_catalog(write(tmp_path, CATALOG + word + TOOLS + word))
+    assert (catalog.credential_roles["orders"].canary, catalog.tools["query"].canary) == (canary, canary)
+
+
+def test_what_does_not_say_so_is_no_canary(tmp_path: Path) -> None:
+    catalog = load_catalog(write(tmp_path, CATALOG + TOOLS))
+    assert not catalog.credential_roles["orders"].canary
+    assert not catalog.tools["query"].canary
+
+
+def test_a_canary_is_one_or_is_not(tmp_path: Path) -> None:
+    (problem,) = problems(write(tmp_path, CATALOG + "    canary: 'yes'\n"))
+    assert (problem.line, problem.field) == (27, "credential_roles.orders.canary")
+    assert "valid boolean" in problem.what
+
+
+def test_honest_work_is_not_led_to_a_canary(tmp_path: Path) -> None:
+    (problem,) = problems(write(tmp_path, CATALOG + "    canary: true\n" + TOOLS))
+    assert (problem.line, problem.field) == (32, "tools.query.obligations.credential_role")
+    assert problem.what == "'orders' is a canary: honest work with this tool would touch it"
+
+
+def test_the_digest_changes_with_a_canary(tmp_path: Path) -> None:
+    digest = load_catalog(write(tmp_path, CATALOG)).digest
+    assert load_catalog(write(tmp_path, CATALOG + "    canary: false\n")).digest == digest
+    assert load_catalog(write(tmp_path, CATALOG + "    canary: true\n")).digest != digest

@@ -50,11 +50,23 @@ GOOD["agent_classes"] |= {
     },
     "units": {"task_types": [], "attestation": {"kind": "systemd", "unit": "bot@{instance}.service"}},
 }
+GOOD["credential_roles"]["orders"]["canary"] = False
+GOOD["answers"] = [
+    {"do": "quarantine", "detectors": ["canary"], "rules": ["touched"], "tell": ["siem"]},
+    {
+        "do": "warn",
+        "severity": "medium",
+        "confidence": 0.5,
+        "agent_classes": ["invoice-bot"],
+        "task_types": ["reconcile"],
+    },
+]
 ACROSS = re.compile(
     r"svid_ttl: give 10s|gids: from 1000|: give a text with|gids, group: keep one|attestation: gids|"
     r"instances: (these are|nothing tells|gids go)|spiffe_id: (give|.* is another)|parent: (no empty|is SPIRE)|"
     r"would be an instance of|ttl: give 5s|max_ttl: at most|path: no relative|parameters: (a read|give names|.*: (no \*|give at most))|"
-    r"revocation: a credential|heartbeat: give 1s|max_duration: give 1s|there is no (task type|credential role)"
+    r"revocation: a credential|heartbeat: give 1s|max_duration: give 1s|there is no (task type|credential role|agent class)|"
+    r"rules: .* has no rule|never decides"
 )
 """What is said of several values together, or of what durations mean: a schema cannot."""
 VALUES: st.SearchStrategy[Any] = st.sampled_from(
@@ -64,7 +76,7 @@ VALUES: st.SearchStrategy[Any] = st.sampled_from(
         "a/", "/a", "*", "postgresql", "generic", "read", "update", "public", "restricted", "revocable", "unrevocable",
         "reconcile", "orders", "a\n", [], ["orders"], ["reconcile"], [1], [None], ["X"], ["a"] * 65, ["a"] * 201, {},
         "70000-70010", "5-6", "1-2-3", "{instance}", "a-{instance}", "/agent/{class}/{instance}", "/spire/server", "unix",
-        "docker", "kubernetes", "systemd", ["a", "a"], ["a\n"], ["b", "c"], 100_000, 100_001,
+        "docker", "kubernetes", "systemd", "canary", "freeze", "high", 0.5, 2.5, ["drift"], ["signal"], ["a", "a"], ["a\n"], ["b", "c"], 100_000, 100_001,
         {"kind": "unix"}, {"kind": "docker"}, {"kind": "kubernetes"}, {"kind": "systemd", "label": "x"},
         {"a": "b"}, {"a": 1}, {"A": {}}, {str(n): "x" for n in range(33)},
     ]
@@ -75,6 +87,8 @@ KEYS = (
     "instances",
     "parameters",
     "method",
+    "canary",
+    "severity",
     "accept_unrevocable",
     "description",
     "version",

@@ -15,12 +15,15 @@ from broker.adapters.observe.together import Observers
 from broker.devstack.parts import REPOSITORY
 from broker.domain.decision import Decision, Shadow, Verdict
 from broker.domain.errors import TaskNotFoundError
+from broker.domain.findings import Answer, Found, RecordedFinding, Severity
+from broker.domain.identifiers import TaskId
 from broker.domain.lease import LeaseState
+from broker.domain.messages import ReceiverKind
 from broker.domain.task import Outcome, TaskState
 from broker.ports.observing import Kind
 from broker.ports.store import StoreFigures
 from broker.usecases.reconcile import OnBehalfOf
-from tests.fakes.samples import a_caller
+from tests.fakes.samples import OWNER, a_caller
 from tests.fakes.system import NOON
 from tests.unit.usecases.wiring import Broker, a_broker
 
@@ -112,6 +115,51 @@ async def test_decisions_are_counted_by_what_was_answered_and_by_the_candidate()
         'action="acquire",reason="POLICY_DENIED",shadow="agrees",verdict="deny"',
     ):
         assert f"tasklease_decisions_total{{{labels}}} 1.0" in shown(metrics)
+
+
+def test_messages_are_counted_by_the_receiver_s_kind_and_by_how_it_went() -> None:
+    metrics = PrometheusMetrics()
+    for outcome in ("failed", "taken", "taken"):
+        metrics.attempted(ReceiverKind.OCSF, outcome)
+    assert value(metrics, "tasklease_messages_total", kind="ocsf", outcome="taken") == 2
+    for waiting in (7, 0):
+        metrics.waiting({ReceiverKind.WEBHOOK: waiting})
+        assert value(metrics, "tasklease_messages_waiting", kind="webhook") == waiting
+
+
+def test_findings_are_counted_and_how_long_their_answers_took() -> None:
+    metrics = PrometheusMetrics()
+    found = Found(
+        detector="canary",
+        rule="touched",
+        severity=Severity.CRITICAL,
+        confidence=0.95,
+        instance=OWNER,
+        task_id=TaskId("task-secret"),
+        at=NOON,
+    )
+    finding = RecordedFinding(
+        finding_id=found.finding_id, found=found, found_at=NOON, answer=Answer.QUARANTINE
+    )
+    metrics.found(finding)
+    metrics.answered(finding)
+    labels = {"detector": "canary", "severity": "critical", "answer": "quarantine"}
+    assert value(metrics, "tasklease_findings_total", **labels) == 1
+    took = "tasklease_finding_answered_seconds"
+    assert value(metrics, f"{took}_count", answer="quarantine") == 0, "it is not answered"
+    metrics.answered(replace(finding, answered_at=NOON + timedelta(seconds=2)))
+    assert value(metrics, f"{took}_sum", answer="quarantine") == 2
+    metrics.watching(3, 20, 1)
+    assert value(metrics, "tasklease_watches") == 1
+    assert [value(metrics, "tasklease_watch_values", of=of) for of in ("now", "most")] == [3, 20]
+    metrics.figures(
+        StoreFigures(tasks={}, leases={}, oldest_revoking_since=None, unanswered_findings=4),
+        NOON,
+        revocations_under_way=0,
+    )
+    assert value(metrics, "tasklease_findings_unanswered") == 4
+    assert "secret" not in shown(metrics)
+    assert "spiffe" not in shown(metrics)
 
 
 def test_health() -> None:

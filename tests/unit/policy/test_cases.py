@@ -99,6 +99,7 @@ def test_everything_of_a_case_reaches_the_policies(tmp_path: Path) -> None:
         "context.earlier_denials == 5",
         "context.live_leases == 3",
         "context.oldest_lease_seconds == 20",
+        "context.open_anomalies == 2",
         "context.hour == 7",
         "context.weekday == 5",
         'context.effect.resource == "orders/17"',
@@ -119,6 +120,7 @@ def test_everything_of_a_case_reaches_the_policies(tmp_path: Path) -> None:
     earlier_denials: 5
     live_leases: 3
     oldest_lease: 20s
+    open_anomalies: 2
     at: 2026-03-07T09:30:00+02:00
     expect: allow
 """

@@ -287,7 +287,7 @@ PERMITS = {
         "!resource.reads_untrusted", "context.oldest_lease_seconds == 40",
         'context.effect.destination == "postgresql://127.0.0.1:5432"', 'context.effect.resource == ""',
         'context.effect.verbs.contains("delete")', "context.live_leases == 2", "context.earlier_denials == 3",
-        'context.class == "invoice-bot"', "context.task_age_seconds == 90", "context.open_anomalies == 0",
+        'context.class == "invoice-bot"', "context.task_age_seconds == 90", "context.open_anomalies == 1",
         'context.asserted.intent like "reconcile*"',
     ),
     "call": (
@@ -317,7 +317,12 @@ def test_what_policies_see(tmp_path: Path, action: str) -> None:
         decisions = {
             "declare": policies.decide_declaration(declaring(), CATALOG),
             "acquire": policies.decide_acquisition(
-                acquiring(live_leases=2, earlier_denials=3, oldest_lease=NOON - timedelta(seconds=40)),
+                acquiring(
+                    live_leases=2,
+                    earlier_denials=3,
+                    oldest_lease=NOON - timedelta(seconds=40),
+                    open_anomalies=1,
+                ),
                 CATALOG,
             ),
             "call": call(

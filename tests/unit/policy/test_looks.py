@@ -138,6 +138,15 @@ def test_the_same_is_asked_once_and_anything_else_again(
     assert len(asked) == 3
 
 
+def test_another_count_of_open_anomalies_is_another_question(tmp_path: Path) -> None:
+    policies = policies_of(
+        tmp_path, BASELINE + f'@id("calm") forbid({CALL}) when {{ context.open_anomalies > 0 }};'
+    )
+    for _ in range(2):
+        assert call(policies).allowed
+        assert not call(policies, open_anomalies=1).allowed
+
+
 def test_a_catalog_that_says_something_else_of_a_tool_is_asked_anew(tmp_path: Path) -> None:
     policies = policies_of(
         tmp_path, BASELINE + f'@id("out") forbid({CALL}) when {{ resource.writes == "external" }};'
@@ -168,6 +177,7 @@ conditions = st.sampled_from(
         'context.chain has last && context.chain.last == "read-orders"',
         'context.labels.contains("untrusted")',
         "context.live_leases == 1",
+        "context.open_anomalies > 0",
         "context.asserted.arguments has order_id",
         'context.asserted.arguments has order_id && context.asserted.arguments.order_id like "1*"',
         'context.asserted.fingerprint == "same"',
@@ -184,6 +194,7 @@ contexts = st.lists(
             "length": st.integers(0, 4),
             "labels": st.sampled_from([frozenset(), frozenset({"untrusted"})]),
             "live_leases": st.integers(0, 2),
+            "open_anomalies": st.integers(0, 2),
             "arguments": st.sampled_from([{}, {"order_id": "1"}, {"order_id": "2"}]),
             "fingerprint": st.sampled_from([Fingerprint.SAME, Fingerprint.ABSENT]),
             "instance": st.sampled_from(["one", "two"]),
@@ -231,6 +242,7 @@ def test_memory_answers_as_asking_does(texts: list[tuple[str, str]], drawn: list
             task=a_task(scope=SCOPE, owner=caller),
             at=at,
             live_leases=one["live_leases"],
+            open_anomalies=one["open_anomalies"],
             fingerprint=one["fingerprint"],
             chain=Chain(length=length, labels=one["labels"], last="read-orders" if length else ""),
         )

@@ -26,6 +26,7 @@ from broker.adapters.store.sqlite import SqliteStore
 from broker.api.v1 import credentials_pb2, tasks_pb2
 from broker.client import Svid
 from broker.domain.operators import OperatorGrant, OperatorRole, Operators
+from broker.domain.signals import ReporterBounds
 from broker.domain.spiffe import SpiffeId
 from broker.server.anomalies import AnomalyServicer
 from broker.server.credentials import CredentialServicer
@@ -35,9 +36,12 @@ from broker.server.leases import LeaseServicer
 from broker.server.quarantines import QuarantineServicer
 from broker.server.rate_limit import RateLimit
 from broker.server.serving import GrpcServer
+from broker.server.signals import SignalServicer
 from broker.server.tasks import TaskServicer
 from broker.server.tools import ToolServicer
 from broker.usecases.record_refusal import RecordRefusal
+from broker.usecases.report_signal import ReportSignal
+from tests.fakes.answers import FakeAnswers
 from tests.fakes.issuer import FakeIssuer
 from tests.fakes.samples import BROKER, OWNER, a_catalog
 from tests.fakes.system import CountingIds, FakeClock
@@ -51,10 +55,11 @@ TASKS = "/broker.api.v1.TaskService/"
 CREDENTIALS = "/broker.api.v1.CredentialService/"
 TOOLS = "/broker.api.v1.ToolService/"
 INSTANCES = "/broker.api.v1.InstanceService/"
+SIGNALS = "/broker.api.v1.SignalService/"
 ANOMALIES = "/broker.api.v1.AnomalyService/"
 LEASES = "/broker.api.v1.LeaseService/"
 QUARANTINES = "/broker.api.v1.QuarantineService/"
-FOR_OPERATORS = (QUARANTINES, INSTANCES, LEASES, ANOMALIES)
+FOR_OPERATORS = (QUARANTINES, INSTANCES, LEASES, SIGNALS, ANOMALIES)
 HEALTH = "/grpc.health.v1.Health/"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
@@ -193,6 +198,14 @@ class Served:
             if limits.token_methods
             else None,
         )
+        self.answers = FakeAnswers(store, self.clock)
+        self.report = ReportSignal(
+            store=store,
+            catalogs=self.broker.catalogs,
+            answer_findings=self.answers,
+            bounds_of=lambda _reporter: ReporterBounds(),
+            clock=self.clock,
+        )
         own = authority.svid(BROKER)
         self.server = GrpcServer(
             tasks=TaskServicer(
@@ -209,6 +222,7 @@ class Served:
             quarantines=QuarantineServicer(quarantine=self.broker.quarantine_instances),
             instances=InstanceServicer(report_ended=self.broker.report_ended),
             leases=LeaseServicer(leases=self.broker.operate_leases, reconcile=self.broker.reconcile),
+            signals=SignalServicer(report=self.report, clock=self.clock),
             anomalies=AnomalyServicer(findings=self.broker.operate_findings),
             tools=ToolServicer(
                 list_tools=self.broker.list_tools,

@@ -16,8 +16,9 @@ from broker.api.v1 import credentials_pb2, tasks_pb2
 from broker.domain.errors import CallDeadlineExceededError
 from broker.domain.identifiers import RequestId
 from broker.server import gate as gate_module
+from broker.server.gate import admitted
 from broker.server.rpc_table import RPCS
-from tests.fakes.samples import OTHER
+from tests.fakes.samples import OTHER, OWNER
 from tests.unit.server.conftest import Serve
 from tests.unit.server.served import (
     ANOMALIES,
@@ -260,10 +261,34 @@ class Late:
 
 async def test_a_call_whose_deadline_has_passed_is_not_begun(served: Served) -> None:
     context: Any = Late(served.authority.svid().chain)
-    admitted = served.gate.admit(TASKS + "GetTask", context, RequestId("req-late"))
-    with pytest.raises(CallDeadlineExceededError), admitted:
+    late = served.gate.admit(TASKS + "GetTask", context, RequestId("req-late"))
+    with pytest.raises(CallDeadlineExceededError), late:
         pytest.fail("it was begun")
     assert served.gate._under_way == 0
+
+
+class From(Late):
+    """The context of a call from somewhere."""
+
+    def __init__(self, leaf: bytes, peer: str) -> None:
+        super().__init__(leaf)
+        self._peer = peer
+
+    def peer(self) -> str:
+        return self._peer
+
+    def time_remaining(self) -> float:
+        return 5.0
+
+
+async def test_from_where_an_instance_calls_is_told_and_known_to_what_it_calls(served: Served) -> None:
+    seen: list[tuple[str, str]] = []
+    served.gate._see = lambda peer, address: seen.append((str(peer.spiffe_id), address))
+    leaf = served.authority.svid().chain
+    context: Any = From(leaf, "ipv4:10.0.0.7:50412")
+    with served.gate.admit(TASKS + "GetTask", context, RequestId("req-1")):
+        assert admitted().caller.address == "10.0.0.7"
+    assert seen == [(str(OWNER), "10.0.0.7")]
 
 
 # What is unforeseen -----------------------------------------------------------------------------------------

@@ -11,7 +11,15 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pool, json_format
 
-from broker.api.v1 import anomalies_pb2, credentials_pb2, instances_pb2, leases_pb2, operators_pb2, tasks_pb2
+from broker.api.v1 import (
+    anomalies_pb2,
+    credentials_pb2,
+    instances_pb2,
+    leases_pb2,
+    operators_pb2,
+    signals_pb2,
+    tasks_pb2,
+)
 from broker.domain.audit import AuditEvent, AuditKind
 from broker.domain.operators import OperatorRole
 from broker.domain.spiffe import SpiffeId
@@ -27,6 +35,7 @@ from tests.unit.server.served import (
     LEASES,
     QUARANTINES,
     REFLECTION,
+    SIGNALS,
     TASKS,
     VERA,
     Limits,
@@ -48,6 +57,18 @@ def a_quarantine(**changed: Any) -> operators_pb2.QuarantineRequest:
 def a_release(**changed: Any) -> operators_pb2.ReleaseRequest:
     good: dict[str, Any] = {"target": {"instance": str(OWNER)}, "reason": "it was the test"}
     return operators_pb2.ReleaseRequest(**good | changed)
+
+
+def a_signal(**changed: Any) -> signals_pb2.ReportSignalRequest:
+    good: dict[str, Any] = {
+        "event_id": "event-0001",
+        "instance": str(OWNER),
+        "kind": "malware",
+        "severity": signals_pb2.SIGNAL_SEVERITY_HIGH,
+        "confidence": 0.5,
+        "happened": "a process that nobody started",
+    }
+    return signals_pb2.ReportSignalRequest(**good | changed)
 
 
 def listing(**fields: Any) -> operators_pb2.ListQuarantinesRequest:
@@ -75,6 +96,7 @@ REQUESTS = {
     LEASES + "GetLease": leases_pb2.GetLeaseRequest(lease_id="lease-1"),
     LEASES + "RevokeLease": leases_pb2.RevokeLeaseRequest(lease_id="lease-1", reason="a test"),
     LEASES + "Reconcile": leases_pb2.ReconcileRequest(reason="a test"),
+    SIGNALS + "ReportSignal": a_signal(),
 }
 
 
@@ -110,7 +132,7 @@ def test_the_table_and_the_requests_here_name_the_same_rpcs() -> None:
     pool = descriptor_pool.Default()
     services = [
         pool.FindServiceByName(f"broker.api.v1.{name}Service")
-        for name in ("Quarantine", "Instance", "Lease", "Anomaly")
+        for name in ("Quarantine", "Instance", "Lease", "Signal", "Anomaly")
     ]
     methods = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
     assert set(OPERATING) == methods == set(REQUESTS)

@@ -41,6 +41,7 @@ SERVICES = (
     "broker.api.v1.QuarantineService",
     "broker.api.v1.InstanceService",
     "broker.api.v1.LeaseService",
+    "broker.api.v1.SignalService",
     "broker.api.v1.ToolService",
     "broker.api.v1.AnomalyService",
 )

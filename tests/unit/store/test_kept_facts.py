@@ -18,6 +18,8 @@ from broker.adapters.store.kept_facts import KeptFacts
 from broker.adapters.store.sqlite import SqliteStore
 from broker.domain.actions import Action
 from broker.domain.changes import (
+    AddMessage,
+    AnswerFinding,
     Append,
     Change,
     ConfirmRevoked,
@@ -27,16 +29,24 @@ from broker.domain.changes import (
     EndTask,
     ExtendLease,
     FinishTask,
+    HoldTask,
     IssueLease,
+    LiftHold,
+    MarkFinding,
     RecordAction,
+    RecordFinding,
     RevokeLease,
+    SaveModel,
+    SeeInstance,
     TouchTask,
     VoidLease,
 )
+from broker.domain.findings import Hold, Mark
 from broker.domain.identifiers import ActionId, LeaseId, TaskId, VaultLeaseId
 from broker.domain.lease import RevokeCause
 from broker.domain.task import EndCause, TaskEnd
 from broker.ports.store import ConflictError
+from tests.contract.finding import a_finding, a_message, a_sighting
 from tests.fakes.samples import OTHER, OWNER, a_lease, a_task, an_action, an_event
 from tests.fakes.system import NOON
 from tests.unit.store.files import url
@@ -74,6 +84,18 @@ steps = st.lists(
                 "confirm",
                 "end",
                 "finish",
+                "hold",
+                "freeze",
+                "lift",
+                "find",
+                "find",
+                "find about none",
+                "mark false",
+                "confirm",
+                "answer",
+                "learn",
+                "see",
+                "tell",
                 "audit",
             ]
         ),
@@ -85,7 +107,7 @@ steps = st.lists(
 )
 
 
-def change(  # noqa: C901, PLR0911 - one arm a change
+def change(  # noqa: C901, PLR0911, PLR0912 - one arm a change
     what: str, task_id: TaskId, lease_id: LeaseId, position: int, at: timedelta
 ) -> list[Change]:
     now = NOON + at
@@ -135,6 +157,27 @@ def change(  # noqa: C901, PLR0911 - one arm a change
             return [EndTask(task_id=task_id, end=TaskEnd(cause=EndCause.DEADLINE, at=now))]
         case "finish":
             return [FinishTask(task_id=task_id, at=now)]
+        case "hold" | "freeze":
+            return [HoldTask(task_id=task_id, hold=Hold.FROZEN if what == "freeze" else Hold.APPROVAL)]
+        case "lift":
+            return [LiftHold(task_id=task_id)]
+        case "find":
+            # One of two of each task, so that most of the time there is one to be marked.
+            return [RecordFinding(finding=a_finding(lease_id, task_id=task_id))]
+        case "find about none":
+            return [RecordFinding(finding=a_finding(lease_id, task_id=None))]
+        case "mark false" | "confirm":
+            finding_id = a_finding(lease_id, task_id=task_id).finding_id
+            mark = Mark.FALSE if what == "mark false" else Mark.CONFIRMED
+            return [MarkFinding(finding_id=finding_id, mark=mark, by="ann")]
+        case "answer":
+            return [AnswerFinding(finding_id=a_finding(lease_id, task_id=task_id).finding_id, at=now)]
+        case "learn":
+            return [SaveModel(version=1, data="{}")]
+        case "see":
+            return [SeeInstance(instance=TASKS[task_id], sighting=a_sighting(1))]
+        case "tell":
+            return [AddMessage(message=a_message(f"{position}-{at}"))]
         case _:
             return [Append(event=an_event())]
 
@@ -185,6 +228,28 @@ async def test_a_refusal_that_sticks_is_known_to_every_task_of_its_instance(stor
     assert len((await store.action_facts(first, later, LIMIT)).denied) == 1, (
         "to its own task for as long as that lives"
     )
+
+
+async def test_what_is_said_of_a_finding_is_known_at_once_and_what_is_not_about_tasks_drops_nothing(
+    store: SqliteStore,
+) -> None:
+    first, second, _ = TASKS
+    finding = a_finding(task_id=first)
+    for task_id in TASKS:
+        await store.action_facts(task_id, NOON, LIMIT)
+    await store.commit([RecordFinding(finding=finding)])
+    assert store._kept.of(first, NOON, LIMIT) is None
+    assert store._kept.of(second, NOON, LIMIT) is not None
+    assert (await store.action_facts(first, NOON, LIMIT)).open_anomalies == 1
+    for what in ("answer", "learn", "see", "tell", "find about none"):
+        await store.commit(change(what, first, LeaseId(""), 1, timedelta()))
+        assert store._kept.of(first, NOON, LIMIT) is not None, what
+    await store.commit(change("action", first, LeaseId("x"), 1, timedelta()))
+    kept = store._kept.of(first, NOON, LIMIT)
+    assert kept is not None
+    assert (kept.length, kept.open_anomalies) == (1, 1)
+    await store.commit([MarkFinding(finding_id=finding.finding_id, mark=Mark.FALSE, by="ann")])
+    assert (await store.action_facts(first, NOON, LIMIT)).open_anomalies == 0
 
 
 async def test_beside_another_process_nothing_is_kept(store: SqliteStore, tmp_path: Path) -> None:

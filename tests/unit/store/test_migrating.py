@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,9 +21,14 @@ from broker.adapters.store.schema import metadata
 from broker.adapters.store.session import EPOCH
 from broker.adapters.store.sqlite import SqliteStore
 from broker.domain.audit import ChainHead
+from broker.domain.changes import CreateTask, HoldTask, RecordFinding
+from broker.domain.findings import Hold
 from broker.domain.quarantine import Quarantine, QuarantineTarget, TargetKind
-from tests.fakes.samples import OWNER
+from tests.contract.finding import a_finding
+from tests.fakes.samples import OWNER, TASK, a_task
 from tests.unit.store.files import raw, url
+
+COLUMNS = "SELECT m.type, m.name, c.name FROM sqlite_master AS m LEFT JOIN pragma_table_info(m.name) AS c ORDER BY 1, 2, 3"
 
 
 @pytest.fixture
@@ -113,19 +120,19 @@ def test_no_column_is_made_for_a_secret() -> None:
         assert not {name for name in names if word in name}
 
 
-def at_first_schema(path: Path) -> None:
-    """What the version before left."""
+def moved(path: Path, move: Callable[[Config, str], None], revision: str) -> None:
+    """Up or down to a schema."""
     config = Config()
     config.set_main_option("script_location", str(migrating._MIGRATIONS))
     engine = create_engine(url(path), poolclass=NullPool)
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        move(config, revision)
     engine.dispose()
 
 
 async def test_a_store_of_the_first_schema_keeps_who_is_quarantined(path: Path) -> None:
-    at_first_schema(path)
+    moved(path, command.upgrade, "0001")
     with raw(path) as connection:
         connection.execute("INSERT INTO quarantined_instances VALUES (?, 7, 'tests')", (str(OWNER),))
         connection.execute("INSERT INTO audit_records VALUES (1, 'p', 'h', 'k', 0, 'a', '', '', '', '{}')")
@@ -138,3 +145,37 @@ async def test_a_store_of_the_first_schema_keeps_who_is_quarantined(path: Path) 
     with raw(path) as connection:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     assert "quarantined_instances" not in names
+
+
+async def test_the_schema_of_findings_is_taken_back_and_made_again_around_what_was_there(path: Path) -> None:
+    moved(path, command.upgrade, "0007")
+    with raw(path) as connection:
+        before = connection.execute(COLUMNS).fetchall()
+    moved(path, command.upgrade, "0008")
+    store = SqliteStore.open(url(path))
+    await store.commit([CreateTask(task=a_task(), max_live=1), RecordFinding(finding=a_finding())])
+    await store.commit([HoldTask(task_id=TASK, hold=Hold.FROZEN)])
+    await store.close()
+    moved(path, command.downgrade, "0007")
+    with raw(path) as connection:
+        assert connection.execute(COLUMNS).fetchall() == before
+    store = SqliteStore.open(url(path))
+    assert await store.task(TASK) == a_task()
+    assert await store.newest_finding() == 0
+    await store.close()
+
+
+async def test_no_broker_that_ignores_holds_begins_on_a_schema_that_has_them(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await opened(path)
+    older = tmp_path / "migrations"
+    shutil.copytree(migrating._MIGRATIONS, older)
+    for file in (older / "versions").glob("[0-9]*.py"):
+        if file.name >= "0008":
+            file.unlink()
+    with monkeypatch.context() as before:
+        before.setattr(migrating, "_MIGRATIONS", older)
+        with pytest.raises(SchemaVersionError, match="0008"):
+            SqliteStore.open(url(path))
+    await opened(path)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from broker.domain.audit import AuditKind
+from broker.domain.findings import Answer
 from broker.domain.identifiers import TaskId
 from broker.domain.task import EndCause, Outcome
 from broker.ports.following import News
@@ -13,7 +14,9 @@ from broker.usecases.follow_changes import FollowChanges
 from broker.usecases.task_events import EventKind, TaskEvent
 from tests.contract.quarantining import INSTANCE
 from tests.fakes.samples import OWNER, a_caller
+from tests.fakes.store import FakeStore
 from tests.unit.usecases.test_quarantine import ANN, impose
+from tests.unit.usecases.watching import a_broker_over, called, declared
 from tests.unit.usecases.wiring import Broker
 
 CALLER = a_caller()
@@ -50,6 +53,7 @@ class Two:
             acquire=one.acquire,
             quarantine=one.quarantine_instances,
             clock=one.clock,
+            watches=one.watches,
         )
 
 
@@ -119,3 +123,12 @@ async def test_a_quarantine_is_held_at_once_and_let_go_at_once(broker: Broker) -
     await two.other.quarantine_instances.release(ANN, INSTANCE, "over")
     await two.follow()
     assert not broker.quarantine.holds(OWNER)
+
+
+async def test_what_an_instance_did_elsewhere_is_found_here() -> None:
+    two = Two(a_broker_over(FakeStore(), answer=Answer.NOTE))
+    task = await declared(two.one)
+    await called(two.other, task, "spare-keys")  # where nobody watches
+    assert await two.one.notice.look_again() == 0
+    await two.follow()
+    assert await two.one.notice.look_again() == 1

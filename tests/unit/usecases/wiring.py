@@ -17,6 +17,7 @@ from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import Lease
 from broker.domain.task import Scope, Task
 from broker.usecases.acquire_credential import AcquireCredential, Acquired
+from broker.usecases.answer_findings import AnswerFindings
 from broker.usecases.authorize_action import AuthorizeAction
 from broker.usecases.caller import Caller
 from broker.usecases.chains import Chains
@@ -28,6 +29,8 @@ from broker.usecases.end_task import EndTask
 from broker.usecases.keep_task_alive import KeepTaskAlive
 from broker.usecases.list_tools import ListTools
 from broker.usecases.look_at_tasks import LookAtTasks
+from broker.usecases.notice import Notice
+from broker.usecases.noticing import NothingNoticed, NoticedBy
 from broker.usecases.operate_findings import OperateFindings
 from broker.usecases.operate_leases import OperateLeases
 from broker.usecases.quarantine import QuarantineInstances
@@ -37,8 +40,10 @@ from broker.usecases.renew_lease import RenewLease
 from broker.usecases.report_ended import ReportEnded
 from broker.usecases.report_outcome import ReportOutcome
 from broker.usecases.revoke_leases import RevokeLeases
+from broker.usecases.see_instances import SeeInstances
 from broker.usecases.task_events import TaskEvents
 from broker.usecases.task_grants import TaskGrants
+from broker.usecases.watch_instances import WatchInstances
 from broker.usecases.watch_over_tasks import WatchOverTasks
 from tests.fakes.issuer import FakeIssuer
 from tests.fakes.samples import BROKER, a_caller, a_catalog
@@ -134,6 +139,8 @@ class Broker:
             "steps": steps,
             "timeout": TIMEOUT,
         }
+        self.noticed = noticed = NoticedBy(NothingNoticed())
+        shared["notice"] = noticed
         self.declare = DeclareTask(**shared)
         self.chains = Chains(store)
         self.acquire = AcquireCredential(**shared, revoke_leases=revoke_leases, chains=self.chains)
@@ -156,11 +163,12 @@ class Broker:
             clock=clock,
             ids=ids,
             steps=steps,
+            notice=noticed,
         )
         self.list_tools = ListTools(
             store=store, catalogs=catalogs, policy=policy, chains=self.chains, clock=clock
         )
-        self.report_outcome = ReportOutcome(store=store, clock=clock)
+        self.report_outcome = ReportOutcome(store=store, clock=clock, notice=noticed)
         self.renew = RenewLease(
             store=store, catalogs=catalogs, issuer=issuer, events=events, clock=clock, timeout=TIMEOUT
         )
@@ -185,8 +193,33 @@ class Broker:
             clock=clock,
             steps=steps,
         )
+        self.answers = AnswerFindings(
+            store=store,
+            catalogs=catalogs,
+            end_task=self.end_task,
+            end_quarantined=self.end_quarantined,
+            revoke_leases=revoke_leases,
+            memory=self.quarantine,
+            events=events,
+            clock=clock,
+            steps=steps,
+            actor=BROKER,
+        )
+        self.watches = WatchInstances(store=store, catalogs=catalogs, clock=clock)
+        self.notice = Notice(
+            watches=self.watches,
+            answers=self.answers,
+            store=store,
+            quarantine=self.quarantine,
+            clock=clock,
+        )
+        self.see_instances = SeeInstances(store=store, notice=self.notice, clock=clock)
         self.report_ended = ReportEnded(
-            store=store, end_task=self.end_task, revoke_leases=revoke_leases, clock=clock
+            store=store,
+            end_task=self.end_task,
+            revoke_leases=revoke_leases,
+            clock=clock,
+            notice=noticed,
         )
         self.operate_leases = OperateLeases(store=store, revoke_leases=revoke_leases, clock=clock)
         self.operate_findings = OperateFindings(store=store, clock=clock)
@@ -203,6 +236,12 @@ class Broker:
         self.release = ReleaseCredential(store=store, revoke_leases=revoke_leases, clock=clock)
         self.keep_alive = KeepTaskAlive(store=store, events=events, clock=clock)
         self.look = LookAtTasks(store=store)
+
+    def watching(self) -> Broker:
+        """From here on each step is noticed."""
+        self.noticed.by = self.notice
+        self.end_task.notice = self.notice
+        return self
 
     def restarted(self) -> Broker:
         return Broker(self.store, self.issuer, self.clock, self.ids, self.catalogs.catalog)

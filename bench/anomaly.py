@@ -1,0 +1,100 @@
+"""Anomalies: what watching adds to an `AuthorizeAction`, what it holds in memory, how soon PostgreSQL refuses what a finding
+takes away, and how well the detectors do on seeds that nothing was set by."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+
+from bench.authorize_parts import decisions, round_of
+from bench.figures import percentile
+from bench.stack import ROLE, TASK_TYPE, Measured
+from broker.client import Broker, TaskEnded
+from broker.demo.database import lets_in
+from tests.scenarios.anomaly.corpus import HELD_OUT, attacks, benign_tasks, learned
+from tests.scenarios.anomaly.measure import measure
+
+_TOOL = "bench-canary"
+_CANARY = """
+  bench-canary: {effect: execute, resource: console, canary: true}
+"""
+_ANSWERS = """
+answers:
+  - {detectors: [canary], do: end-task}
+"""
+
+
+def detectors(*, benign: int, each: int) -> dict[str, float]:
+    """Recall, false alarms in 1,000 benign tasks and further actions until detection, on held-out seeds."""
+    report = measure([*benign_tasks(HELD_OUT, benign), *attacks(HELD_OUT, each)], learned())
+    return {
+        "anomaly.benign_tasks": report.benign_tasks,
+        "anomaly.attacks": report.every.traces,
+        "anomaly.recall": report.recall,
+        "anomaly.false_per_1000": report.false_per_thousand,
+        "anomaly.median_actions": report.median,
+    }
+
+
+async def overhead(measured: Measured, folder: Path, *, rounds: int) -> dict[str, float]:
+    """Seconds of rounds of durable decisions with watches, over those without: in turns, in this process, no gRPC."""
+    async with (
+        decisions(measured, folder / "plain", watched=False) as plain,
+        decisions(measured, folder / "watched", watched=True) as watched,
+    ):
+        ratios = []
+        for number in range(rounds + 1):
+            bare = await round_of(plain, number)
+            ours = await round_of(watched, number)
+            ratios += [ours / bare] if number else []  # the first warms up
+        watches = watched.watches
+        held = watches.size() / max(watches.watches, 1)
+    return {
+        "anomaly.overhead_rounds": rounds,
+        "anomaly.overhead_ratio": median(ratios),
+        "anomaly.values_per_watch": held,
+    }
+
+
+async def until_refused(measured: Measured, *, runs: int) -> dict[str, float]:
+    """p50 and p99 (seconds) from the call that touches a canary until PostgreSQL refuses what the task held."""
+    (catalog,) = measured.stack.broker.catalog.iterdir()
+    before = catalog.read_text()
+    changed = before.partition("\nanswers:")[0].replace(
+        "query-orders, read-mail", "query-orders, bench-canary, read-mail"
+    )
+    catalog.write_text(changed.replace("\ntools:\n", "\ntools:" + _CANARY, 1) + _ANSWERS)
+    await asyncio.sleep(4)  # the broker takes it up by itself
+    try:
+        async with measured.broker() as broker:
+            refused = [await _one(broker) for _ in range(runs)]
+    finally:
+        catalog.write_text(before)
+    return {
+        "anomaly.refused_runs": runs,
+        "anomaly.refused_p50_s": percentile(refused, 50),
+        "anomaly.refused_p99_s": percentile(refused, 99),
+    }
+
+
+async def _one(broker: Broker) -> float:
+    watching: asyncio.Task[float] | None = None
+    with suppress(TaskEnded):
+        async with broker.task(TASK_TYPE, intent="bench", roles=[ROLE], tools=[_TOOL]) as task:
+            dsn = (await task.acquire(ROLE)).dsn("orders")
+            assert await lets_in(dsn), "PostgreSQL refuses a live credential"
+            watching = asyncio.create_task(_refused_after(dsn))  # not of this block, which ends with the task
+            await task.authorize(_TOOL)
+            await asyncio.sleep(10)
+    assert watching is not None, "the task ended before it began"
+    return await watching
+
+
+async def _refused_after(dsn: str) -> float:
+    began = time.perf_counter()
+    while await lets_in(dsn):  # noqa: ASYNC110 - PostgreSQL can only be asked
+        await asyncio.sleep(0.002)
+    return time.perf_counter() - began

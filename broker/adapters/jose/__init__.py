@@ -1,0 +1,1 @@
+"""Signed tokens of others, through PyJWT."""

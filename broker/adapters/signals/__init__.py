@@ -1,0 +1,1 @@
+"""Telling systems outside, over HTTPS."""
