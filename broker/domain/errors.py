@@ -250,7 +250,7 @@ class HoldNotFoundError(NotFoundError):
     reason = "HOLD_NOT_FOUND"
 
     def __init__(self) -> None:
-        super().__init__("the task is not on hold")
+        super().__init__("no such hold")
 
 
 class QuarantineNotFoundError(NotFoundError):
