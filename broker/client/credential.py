@@ -64,6 +64,8 @@ class LeasedCredential(Mapping[str, Secret]):
         """Where it is meant to be used, as the catalog says; `port` and `scheme` as well."""
         self.port = int(answer.destination.port)
         self.scheme = answer.destination.scheme
+        self.warnings = tuple(answer.warnings)
+        """What was found of the task with this request, in words, where it gets off with a warning."""
         self.expires_at = answer.lease.expires_at.ToDatetime(tzinfo=UTC)
         """When the backend lets go of it, unless the broker renews it before."""
         self.revoked = False

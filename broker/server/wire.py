@@ -149,6 +149,7 @@ def acquired_message(acquired: Acquired) -> credentials_pb2.AcquireCredentialRes
         lease=lease_message(acquired.lease),
         secret={name: value.reveal() for name, value in acquired.secret.items()},
         destination=_destination_message(acquired.destination),
+        warnings=acquired.warnings,
     )
 
 

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62roker/api/v1/credentials.proto\x12\rbroker.api.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x01\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.broker.api.v1.LeaseState\x12-\n\tissued_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x0b\x44\x65stination\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x0e\n\x06scheme\x18\x03 \x01(\t\"g\n\x18\x41\x63quireCredentialRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\x0c\"\xeb\x01\n\x19\x41\x63quireCredentialResponse\x12#\n\x05lease\x18\x01 \x01(\x0b\x32\x14.broker.api.v1.Lease\x12I\n\x06secret\x18\x02 \x03(\x0b\x32\x34.broker.api.v1.AcquireCredentialResponse.SecretEntryB\x03\x80\x01\x01\x12/\n\x0b\x64\x65stination\x18\x03 \x01(\x0b\x32\x1a.broker.api.v1.Destination\x1a-\n\x0bSecretEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"X\n\x16RenewCredentialRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12,\n\tincrement\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\">\n\x17RenewCredentialResponse\x12#\n\x05lease\x18\x01 \x01(\x0b\x32\x14.broker.api.v1.Lease\",\n\x18ReleaseCredentialRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\"@\n\x19ReleaseCredentialResponse\x12#\n\x05lease\x18\x01 \x01(\x0b\x32\x14.broker.api.v1.Lease*\xa2\x01\n\nLeaseState\x12\x1b\n\x17LEASE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14LEASE_STATE_INTENDED\x10\x01\x12\x14\n\x10LEASE_STATE_LIVE\x10\x02\x12\x18\n\x14LEASE_STATE_REVOKING\x10\x03\x12\x17\n\x13LEASE_STATE_REVOKED\x10\x04\x12\x14\n\x10LEASE_STATE_VOID\x10\x05\x32\xc5\x02\n\x11\x43redentialService\x12\x66\n\x11\x41\x63quireCredential\x12\'.broker.api.v1.AcquireCredentialRequest\x1a(.broker.api.v1.AcquireCredentialResponse\x12`\n\x0fRenewCredential\x12%.broker.api.v1.RenewCredentialRequest\x1a&.broker.api.v1.RenewCredentialResponse\x12\x66\n\x11ReleaseCredential\x12\'.broker.api.v1.ReleaseCredentialRequest\x1a(.broker.api.v1.ReleaseCredentialResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62roker/api/v1/credentials.proto\x12\rbroker.api.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x01\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.broker.api.v1.LeaseState\x12-\n\tissued_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x0b\x44\x65stination\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x0e\n\x06scheme\x18\x03 \x01(\t\"g\n\x18\x41\x63quireCredentialRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\x0c\"\xfd\x01\n\x19\x41\x63quireCredentialResponse\x12#\n\x05lease\x18\x01 \x01(\x0b\x32\x14.broker.api.v1.Lease\x12I\n\x06secret\x18\x02 \x03(\x0b\x32\x34.broker.api.v1.AcquireCredentialResponse.SecretEntryB\x03\x80\x01\x01\x12/\n\x0b\x64\x65stination\x18\x03 \x01(\x0b\x32\x1a.broker.api.v1.Destination\x12\x10\n\x08warnings\x18\x04 \x03(\t\x1a-\n\x0bSecretEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"X\n\x16RenewCredentialRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12,\n\tincrement\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\">\n\x17RenewCredentialResponse\x12#\n\x05lease\x18\x01 \x01(\x0b\x32\x14.broker.api.v1.Lease\",\n\x18ReleaseCredentialRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\"@\n\x19ReleaseCredentialResponse\x12#\n\x05lease\x18\x01 \x01(\x0b\x32\x14.broker.api.v1.Lease*\xa2\x01\n\nLeaseState\x12\x1b\n\x17LEASE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14LEASE_STATE_INTENDED\x10\x01\x12\x14\n\x10LEASE_STATE_LIVE\x10\x02\x12\x18\n\x14LEASE_STATE_REVOKING\x10\x03\x12\x17\n\x13LEASE_STATE_REVOKED\x10\x04\x12\x14\n\x10LEASE_STATE_VOID\x10\x05\x32\xc5\x02\n\x11\x43redentialService\x12\x66\n\x11\x41\x63quireCredential\x12\'.broker.api.v1.AcquireCredentialRequest\x1a(.broker.api.v1.AcquireCredentialResponse\x12`\n\x0fRenewCredential\x12%.broker.api.v1.RenewCredentialRequest\x1a&.broker.api.v1.RenewCredentialResponse\x12\x66\n\x11ReleaseCredential\x12\'.broker.api.v1.ReleaseCredentialRequest\x1a(.broker.api.v1.ReleaseCredentialResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACQUIRECREDENTIALRESPONSE_SECRETENTRY']._serialized_options = b'8\001'
   _globals['_ACQUIRECREDENTIALRESPONSE'].fields_by_name['secret']._loaded_options = None
   _globals['_ACQUIRECREDENTIALRESPONSE'].fields_by_name['secret']._serialized_options = b'\200\001\001'
-  _globals['_LEASESTATE']._serialized_start=1028
-  _globals['_LEASESTATE']._serialized_end=1190
+  _globals['_LEASESTATE']._serialized_start=1046
+  _globals['_LEASESTATE']._serialized_end=1208
   _globals['_LEASE']._serialized_start=116
   _globals['_LEASE']._serialized_end=357
   _globals['_DESTINATION']._serialized_start=359
@@ -46,17 +46,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACQUIRECREDENTIALREQUEST']._serialized_start=418
   _globals['_ACQUIRECREDENTIALREQUEST']._serialized_end=521
   _globals['_ACQUIRECREDENTIALRESPONSE']._serialized_start=524
-  _globals['_ACQUIRECREDENTIALRESPONSE']._serialized_end=759
-  _globals['_ACQUIRECREDENTIALRESPONSE_SECRETENTRY']._serialized_start=714
-  _globals['_ACQUIRECREDENTIALRESPONSE_SECRETENTRY']._serialized_end=759
-  _globals['_RENEWCREDENTIALREQUEST']._serialized_start=761
-  _globals['_RENEWCREDENTIALREQUEST']._serialized_end=849
-  _globals['_RENEWCREDENTIALRESPONSE']._serialized_start=851
-  _globals['_RENEWCREDENTIALRESPONSE']._serialized_end=913
-  _globals['_RELEASECREDENTIALREQUEST']._serialized_start=915
-  _globals['_RELEASECREDENTIALREQUEST']._serialized_end=959
-  _globals['_RELEASECREDENTIALRESPONSE']._serialized_start=961
-  _globals['_RELEASECREDENTIALRESPONSE']._serialized_end=1025
-  _globals['_CREDENTIALSERVICE']._serialized_start=1193
-  _globals['_CREDENTIALSERVICE']._serialized_end=1518
+  _globals['_ACQUIRECREDENTIALRESPONSE']._serialized_end=777
+  _globals['_ACQUIRECREDENTIALRESPONSE_SECRETENTRY']._serialized_start=732
+  _globals['_ACQUIRECREDENTIALRESPONSE_SECRETENTRY']._serialized_end=777
+  _globals['_RENEWCREDENTIALREQUEST']._serialized_start=779
+  _globals['_RENEWCREDENTIALREQUEST']._serialized_end=867
+  _globals['_RENEWCREDENTIALRESPONSE']._serialized_start=869
+  _globals['_RENEWCREDENTIALRESPONSE']._serialized_end=931
+  _globals['_RELEASECREDENTIALREQUEST']._serialized_start=933
+  _globals['_RELEASECREDENTIALREQUEST']._serialized_end=977
+  _globals['_RELEASECREDENTIALRESPONSE']._serialized_start=979
+  _globals['_RELEASECREDENTIALRESPONSE']._serialized_end=1043
+  _globals['_CREDENTIALSERVICE']._serialized_start=1211
+  _globals['_CREDENTIALSERVICE']._serialized_end=1536
 # @@protoc_insertion_point(module_scope)

@@ -6,7 +6,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -67,7 +67,7 @@ class AcquireCredentialRequest(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., role: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., fingerprint: _Optional[bytes] = ...) -> None: ...
 
 class AcquireCredentialResponse(_message.Message):
-    __slots__ = ("lease", "secret", "destination")
+    __slots__ = ("lease", "secret", "destination", "warnings")
     class SecretEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -78,10 +78,12 @@ class AcquireCredentialResponse(_message.Message):
     LEASE_FIELD_NUMBER: _ClassVar[int]
     SECRET_FIELD_NUMBER: _ClassVar[int]
     DESTINATION_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     lease: Lease
     secret: _containers.ScalarMap[str, str]
     destination: Destination
-    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., secret: _Optional[_Mapping[str, str]] = ..., destination: _Optional[_Union[Destination, _Mapping]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., secret: _Optional[_Mapping[str, str]] = ..., destination: _Optional[_Union[Destination, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RenewCredentialRequest(_message.Message):
     __slots__ = ("lease_id", "increment")

@@ -106,6 +106,8 @@ class FakeBroker(
         self.attached = 0
         self._changed = asyncio.Condition()
         self._leases = 0
+        self.warnings: tuple[str, ...] = ()
+        """Come with each credential."""
         self.denies: tools_pb2.Authorization | None = None
         """The answer to every call, instead of leave."""
         self._server: grpc.aio.Server | None = None
@@ -220,6 +222,7 @@ class FakeBroker(
             lease=self.lease(self._leases, state=credentials_pb2.LEASE_STATE_LIVE),
             secret={"username": "v-user", "password": PASSWORD},
             destination=credentials_pb2.Destination(host="db.test", port=5432, scheme="postgresql"),
+            warnings=self.warnings,
         )
 
     async def RenewCredential(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -116,6 +116,15 @@ async def test_a_task_on_hold_is_a_denial_of_its_own(
     assert caught.value.denial_class is expected
 
 
+async def test_warnings_come_with_the_credential_that_they_are_about(
+    broker: Broker, fake: FakeBroker
+) -> None:
+    async with broker.task("reconcile", intent="tests") as task:
+        assert (await task.acquire("orders")).warnings == ()
+        fake.warnings = ("a burst of credentials",)
+        assert (await task.acquire("orders")).warnings == fake.warnings
+
+
 async def test_warnings_come_with_the_call_that_they_are_about(broker: Broker, fake: FakeBroker) -> None:
     fake.denies = tools_pb2.Authorization(action_id="action-9", allowed=True, warnings=["a burst of calls"])
     async with broker.task("reconcile", intent="tests") as task, task.call("browse") as call:

@@ -12,8 +12,9 @@ from broker.domain.identifiers import VaultLeaseId
 from broker.domain.lease import LeaseState
 from broker.domain.task import EndCause, Outcome, TaskState
 from broker.server import wire
+from broker.usecases.acquire_credential import Acquired
 from broker.usecases.task_events import EventKind
-from tests.fakes.samples import ACCESSOR, a_lease, a_task, an_end
+from tests.fakes.samples import ACCESSOR, a_lease, a_role, a_task, an_end
 from tests.fakes.system import NOON
 
 
@@ -68,6 +69,13 @@ def test_accessor_and_vault_lease_id_stay_with_the_broker() -> None:
     sent = wire.task_message(a_task(), [lease]).SerializeToString()
     assert b"database/creds" not in sent
     assert ACCESSOR.encode() not in sent
+
+
+def test_what_was_found_with_an_acquisition_comes_with_its_credential() -> None:
+    acquired = Acquired(
+        lease=a_lease(), secret={}, destination=a_role().destination, warnings=("one thing", "another")
+    )
+    assert list(wire.acquired_message(acquired).warnings) == ["one thing", "another"]
 
 
 def test_times_that_are_not_known_are_not_set() -> None:
