@@ -28,6 +28,7 @@ from broker.cli.as_operator import (
 from broker.cli.output import fail, out, say
 from broker.client.connection import Connection, Line, Stream, Unary
 from broker.client.errors import BrokerError, LimitReached, NotConnected, Unavailable
+from broker.client.server_identity import NOT_THE_BROKER
 
 _SILENCE: Final = timedelta(minutes=5)
 """After so long without a finding the stream is opened again, at the same number."""
@@ -77,6 +78,8 @@ def watch(
             try:
                 await connection.follow(_watch, request, take, silence=_SILENCE)
             except (NotConnected, Unavailable, LimitReached) as error:
+                if error.reason == NOT_THE_BROKER:
+                    raise  # somebody else is there: that does not pass
                 say(str(error))
                 await asyncio.sleep(_pause_after(error).total_seconds())
             except _EnoughError:

@@ -97,3 +97,10 @@ async def test_a_viewer_may_not_mark(served: Served, tmp_path: Path) -> None:
     shown = await tasklease(served, tmp_path, "mark", one.finding_id, "--confirmed", who=VERA)
     assert shown.exit_code == 1
     assert "OPERATOR_ROLE_MISSING" in shown.stderr
+
+
+async def test_nobody_watches_for_ever_at_somebody_elses_door(served: Served, tmp_path: Path) -> None:
+    other = ("--broker-id", "spiffe://example.test/somebody/else")
+    shown = await tasklease(served, tmp_path, "watch", *other, who=VERA)
+    assert shown.exit_code != 0
+    assert "not spiffe://example.test/somebody/else" in shown.stderr
