@@ -152,14 +152,14 @@ def unlisted(
 ) -> list[Problem]:
     """Names of classes and task types that the catalog does not have."""
     return [
-        *_strangers(files, "agent_classes", agent_classes, "no agent class {}{}: add it"),
-        *_strangers(files, "task_types", task_types, "no task type {}{}: add it"),
+        *_strangers(files, "agent_classes", agent_classes, "no agent class {}: add it"),
+        *_strangers(files, "task_types", task_types, "no task type {}: add it"),
     ]
 
 
 def unknown_receivers(files: Sequence[AnswersFile], receivers: Collection[str]) -> list[Problem]:
     """Names under `tell` that the settings do not have."""
-    return list(_strangers(files, "tell", receivers, "no receiver {} in the settings{}: add it there"))
+    return list(_strangers(files, "tell", receivers, "no receiver {} in the settings: add it there"))
 
 
 def _strangers(
@@ -175,5 +175,5 @@ def _strangers(
                     file=str(file),
                     line=line_of(node, location),
                     field=".".join(map(str, location)),
-                    what=f"there is {what.format(repr(name), suggestion(name, known))} or correct the name",
+                    what=f"there is {what.format(f'{name!r}{suggestion(name, known)}')} or correct the name",
                 )

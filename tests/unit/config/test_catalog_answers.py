@@ -183,7 +183,7 @@ def test_receivers_that_the_settings_do_not_have_are_named(tmp_path: Path) -> No
     (problem,) = problems(file, receivers=("siem", "pagers"))
     assert (problem.file, problem.line, problem.field) == (str(file), FIRST + 8, "answers.0.tell.1")
     assert problem.what == (
-        "there is no receiver 'pager' in the settings (did you mean 'pagers'?): add it there or correct the name"
+        "there is no receiver 'pager' (did you mean 'pagers'?) in the settings: add it there or correct the name"
     )
     assert len(problems(file, receivers=())) == 3
 
