@@ -54,7 +54,7 @@ def watch(
     bundle: BundleOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Show findings as they come, a line each, and each again when its answer has taken effect. Ends with Ctrl-C.
+    """Show findings as they come, a line each, and again when answered in full, or marked. Ends with Ctrl-C.
 
     Where the broker goes away it waits for it, and goes on where it was.
     """
@@ -172,9 +172,10 @@ def as_plain(one: anomalies_pb2.AnomalyFinding) -> dict[str, Any]:
 
 def _line(plain: dict[str, Any]) -> str:
     answer = plain["answer"] if plain["answered_at"] else f"{plain['answer']} (not yet)"
+    said = f", {plain['mark']}" if plain["mark"] else ""
     return printable(
         f"{plain['number']}  {plain['at'][:19].replace('T', ' ')}  {plain['finding']}  "
-        f"{plain['detector']}/{plain['rule']}  {plain['severity']}  {answer}  "
+        f"{plain['detector']}/{plain['rule']}  {plain['severity']}  {answer}{said}  "
         f"{plain['task'] or plain['instance']}  {plain['happened']}"
     )
 

@@ -33,8 +33,10 @@ MOST_WATCHERS: Final = 8
 """Streams at once: operators who watch must leave room for those who act."""
 MOST_AT_ONCE: Final = 200
 """Findings that one look takes."""
+MOST_FOLLOWED: Final = 100
+"""Findings of which a watcher sees whatever becomes of them: the newest."""
 MOST_AWAITED: Final = 256
-"""Findings without an answer that a watcher remembers: the newest."""
+"""Older ones without an answer, of which it sees that it has taken effect: the newest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +84,8 @@ class OperateFindings:
     async def mark(
         self, caller: OperatorCaller, finding_id: FindingId, mark: Mark, reason: str
     ) -> RecordedFinding:
-        """Say what it is; the last word counts, the same one twice is harmless. No answer is undone by it.
+        """Say what it is; the last word counts. The same one twice is recorded twice, and told to others once. No answer is
+        undone by it.
 
         Raises:
             FindingNotFoundError: there is none.
@@ -97,7 +100,8 @@ class OperateFindings:
             facts={"finding": finding_id, "false": mark is Mark.FALSE, "reason": reason},
         )
         try:
-            told = await self.tell_of_mark(replace(finding, mark=mark, marked_by=change.by))
+            known = finding.mark is mark
+            told = [] if known else await self.tell_of_mark(replace(finding, mark=mark, marked_by=change.by))
             await self._store.commit([change, Append(event=event), *told])
         except ConflictError as error:
             raise FindingNotFoundError from error
@@ -127,7 +131,7 @@ class OperateFindings:
 
     async def watch(self, caller: OperatorCaller, after: int | None) -> AsyncGenerator[Watched]:
         """Yield where it begins; then findings beyond that number, or from now on, in order, and each again once it is
-        answered.
+        answered; the newest of them also when a person says what they are.
 
         Raises:
             OverloadedError: as many watch as may.
@@ -137,20 +141,22 @@ class OperateFindings:
             number = await self._store.newest_finding() if after is None else after
             await self._looked(caller, facts={"watching_after": number})
             yield Watched(finding=None, number=number)
+            followed: dict[int, RecordedFinding] = {}
             awaited: dict[FindingId, None] = {}
             while True:
                 for finding_id in await self._answered(awaited):
                     del awaited[finding_id]
                     yield Watched(finding=await self._find(finding_id), number=number)
-                new = await self._store.findings_after(number, MOST_AT_ONCE)
-                for finding in new:
-                    number = finding.number
-                    if finding.answered_at is None:
-                        awaited[finding.finding_id] = None
-                        while len(awaited) > MOST_AWAITED:
-                            del awaited[next(iter(awaited))]
+                beyond = next(iter(followed), number + 1) - 1
+                found = await self._store.findings_after(beyond, MOST_AT_ONCE)
+                for finding in found:
+                    if followed.get(finding.number) == finding:
+                        continue
+                    number = max(number, finding.number)
+                    followed[finding.number] = finding
+                    _let_go(followed, awaited)
                     yield Watched(finding=finding, number=number)
-                if len(new) < MOST_AT_ONCE:
+                if len(found) < MOST_AT_ONCE:
                     await self._clock.sleep(LOOKS_EVERY)
 
     async def _answered(self, awaited: dict[FindingId, None]) -> list[FindingId]:
@@ -199,6 +205,16 @@ class OperateFindings:
                 "svid_sha256": caller.operator.svid_sha256,
             },
         )
+
+
+def _let_go(followed: dict[int, RecordedFinding], awaited: dict[FindingId, None]) -> None:
+    """The oldest are followed no longer; where the answer has not taken effect, that alone is waited for."""
+    while len(followed) > MOST_FOLLOWED:
+        oldest = followed.pop(next(iter(followed)))
+        if oldest.answered_at is None:
+            awaited[oldest.finding_id] = None
+    while len(awaited) > MOST_AWAITED:
+        del awaited[next(iter(awaited))]
 
 
 async def _nobody_is_told(_finding: RecordedFinding) -> Sequence[Change]:

@@ -125,9 +125,10 @@ class AnomalyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchFindings(self, request, context):
-        """Findings as they are recorded, in order, and each that this stream has sent again when its answer has taken effect.
-        The stream ends when the caller may no longer call, or when the broker stops; the caller then goes on after the last
-        number it has seen. At most 8 of these streams are served at once, so that there is room for those who act.
+        """Findings as they are recorded, in order, and each that this stream has sent again when its answer has taken effect,
+        and the newest 100 also when a person has said what they are. The stream ends when the caller may no longer call, or
+        when the broker stops; the caller then goes on after the last number it has seen. At most 8 of these streams are
+        served at once, so that there is room for those who act.
 
         Caller: an operator with the role viewer or operator.
         Reasons: none of its own.

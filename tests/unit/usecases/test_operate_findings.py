@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from broker.domain.audit import AuditEvent, AuditKind
-from broker.domain.changes import AnswerFinding, HoldTask, LiftHold, MarkFinding
+from broker.domain.changes import AddMessage, AnswerFinding, Change, HoldTask, LiftHold, MarkFinding
 from broker.domain.errors import (
     FindingNotFoundError,
     HoldNotFoundError,
@@ -27,8 +27,15 @@ from broker.domain.spiffe import SpiffeId
 from broker.domain.task import EndCause, TaskEnd
 from broker.ports.store import FindingFilter
 from broker.usecases.caller import OperatorCaller
-from broker.usecases.operate_findings import LOOKS_EVERY, MOST_AT_ONCE, MOST_AWAITED, MOST_WATCHERS, Watched
-from tests.contract.finding import a_finding, add_finding
+from broker.usecases.operate_findings import (
+    LOOKS_EVERY,
+    MOST_AT_ONCE,
+    MOST_AWAITED,
+    MOST_FOLLOWED,
+    MOST_WATCHERS,
+    Watched,
+)
+from tests.contract.finding import a_finding, a_message, add_finding
 from tests.unit.usecases.wiring import Broker
 
 ANN = OperatorCaller(
@@ -174,6 +181,47 @@ async def test_who_watches_sees_what_comes_and_each_again_when_it_is_answered(br
     assert event.facts["watching_after"] == 1
 
 
+async def test_who_watches_sees_what_a_person_says_of_it(broker: Broker) -> None:
+    one = await add_finding(broker.store)
+    async with aclosing(broker.operate_findings.watch(ANN, 0)) as stream:
+        await anext(stream)
+        assert await following(broker, stream) == one
+        for mark in (Mark.CONFIRMED, Mark.FALSE):
+            marked = await broker.operate_findings.mark(ANN, one.finding_id, mark, "")
+            assert await following(broker, stream) == marked
+        new = await add_finding(broker.store, a_finding("new"))
+        assert await following(broker, stream) == new, "and nothing twice"
+
+
+async def test_of_an_older_one_the_answer_is_seen_and_nothing_else(broker: Broker) -> None:
+    oldest, older, *_ = [await add_finding(broker.store, a_finding(str(n))) for n in range(MOST_FOLLOWED + 2)]
+    async with aclosing(broker.operate_findings.watch(ANN, 0)) as stream:
+        await anext(stream)
+        for _ in range(MOST_FOLLOWED + 2):
+            await following(broker, stream)
+        await broker.operate_findings.mark(ANN, oldest.finding_id, Mark.FALSE, "")
+        at = broker.clock.now()
+        await broker.store.commit([AnswerFinding(finding_id=older.finding_id, at=at)])
+        assert await following(broker, stream) == replace(older, answered_at=at)
+        new = await add_finding(broker.store, a_finding("new"))
+        assert await following(broker, stream) == new
+
+
+async def test_others_are_told_of_a_mark_once_and_together_with_it(broker: Broker) -> None:
+    one = await add_finding(broker.store)
+    told: list[RecordedFinding] = []
+
+    async def tell(finding: RecordedFinding) -> list[Change]:
+        told.append(finding)
+        return [AddMessage(message=a_message(str(len(told))))]
+
+    broker.operate_findings.tell_of_mark = tell
+    for mark in (Mark.FALSE, Mark.FALSE, Mark.CONFIRMED):
+        await broker.operate_findings.mark(ANN, one.finding_id, mark, "")
+    assert [finding.mark for finding in told] == [Mark.FALSE, Mark.CONFIRMED]
+    assert (await broker.store.figures()).messages == 2
+
+
 async def test_who_goes_on_after_a_number_misses_none(broker: Broker) -> None:
     found = [await add_finding(broker.store, a_finding(str(n))) for n in range(MOST_AT_ONCE + 3)]
     async with aclosing(broker.operate_findings.watch(ANN, 1)) as stream:
@@ -185,10 +233,12 @@ async def test_who_goes_on_after_a_number_misses_none(broker: Broker) -> None:
 async def test_more_that_wait_for_an_answer_than_are_read_at_once_are_not_taken_for_answered(
     broker: Broker,
 ) -> None:
-    found = [await add_finding(broker.store, a_finding(str(n))) for n in range(MOST_AWAITED + 2)]
+    for n in range(MOST_AWAITED):
+        await add_finding(broker.store, a_finding(str(n)))
+    watched = [await add_finding(broker.store, a_finding(f"w{n}")) for n in range(MOST_FOLLOWED + 2)]
     async with aclosing(broker.operate_findings.watch(ANN, MOST_AWAITED)) as stream:
         await anext(stream)
-        assert [await following(broker, stream) for _ in range(2)] == found[-2:]
+        assert [await following(broker, stream) for _ in watched] == watched
         new = await add_finding(broker.store, a_finding("new"))
         assert await following(broker, stream) == new, "and no finding that is not answered"
 
