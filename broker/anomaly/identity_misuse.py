@@ -26,6 +26,10 @@ from broker.domain.task import EndCause
 _LAPSED: Final = frozenset({EndCause.DEADLINE, EndCause.HEARTBEAT_LOST, EndCause.SVID_EXPIRED})
 """Ends that an honest agent may learn of by its next call."""
 
+_BY_ADDRESS: Final = 0.7
+"""How sure another address makes: behind translated addresses, and with replicas in several networks, honest instances have
+several at once. By the default answers that warns; where addresses stay, a rule of the catalog can do more."""
+
 _PEER: Final = re.compile(
     r"(?:ipv[46]:)?(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9]+(?:\.[0-9]+){3}))(?::[0-9]+)?"
 )
@@ -155,8 +159,8 @@ class IdentityMisuse:
             return None
         return Alarm(
             rule="two-places",
-            severity=Severity.CRITICAL,
-            confidence=0.9,
+            severity=Severity.HIGH,
+            confidence=_BY_ADDRESS,
             expected="one SVID at one address: another one is issued where the instance goes",
             happened="the same SVID was used from another address",
         )
@@ -184,8 +188,8 @@ class IdentityMisuse:
             return None
         return Alarm(
             rule="in-turns",
-            severity=Severity.CRITICAL,
-            confidence=0.85,
+            severity=Severity.HIGH,
+            confidence=_BY_ADDRESS,
             expected="an SVID that was followed by another one elsewhere is not used again",
             happened="two SVIDs of one instance take turns from two addresses",
         )

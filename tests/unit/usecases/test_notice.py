@@ -236,8 +236,10 @@ async def test_an_instance_that_goes_on_after_its_reported_end_is_quarantined(st
     assert broker.quarantine.holds(OWNER)
 
 
-async def test_one_svid_from_two_places_is_recorded_and_quarantined(store: SqliteStore) -> None:
-    broker = a_broker_over(store)
+async def test_one_svid_from_two_places_is_recorded_and_quarantined_where_a_rule_says_so(
+    store: SqliteStore,
+) -> None:
+    broker = a_broker_over(store, answer=Answer.QUARANTINE)
     peer = a_caller(OWNER).peer
     for address in ("10.0.0.1", "10.0.0.1", "10.0.0.2"):
         broker.clock.advance(seconds=1)
@@ -246,6 +248,21 @@ async def test_one_svid_from_two_places_is_recorded_and_quarantined(store: Sqlit
     assert [one.address for one in await store.sightings_of(OWNER)] == ["10.0.0.1", "10.0.0.2"]
     assert broker.quarantine.holds(OWNER)
     assert not broker.quarantine.holds(OTHER)
+
+
+async def test_another_address_alone_ends_nothing_by_default(store: SqliteStore) -> None:
+    broker = a_broker_over(store)
+    task = await declared(broker)
+    for address in ("10.0.0.1", "10.0.0.2", "10.0.0.1"):
+        broker.clock.advance(seconds=1)
+        broker.see_instances(a_caller(OWNER).peer, address)
+    await broker.see_instances.drain()
+    found = await store.findings_after(0, 10)
+    assert [(one.found.rule, one.answer) for one in found] == [("two-places", Answer.WARN)]
+    assert not broker.quarantine.holds(OWNER)
+    again = await store.task(task.task_id)
+    assert again is not None
+    assert again.state is TaskState.ACTIVE
 
 
 async def test_too_much_to_notice_costs_the_oldest_and_no_call(store: SqliteStore) -> None:
