@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.authorize_parts import decisions, round_of
+from bench.complete import all_refused_after
 from bench.figures import percentile
 from bench.stack import ROLE, TASK_TYPE, Measured
 from broker.client import Broker, TaskEnded
@@ -86,15 +87,10 @@ async def _one(broker: Broker) -> float:
         async with broker.task(TASK_TYPE, intent="bench", roles=[ROLE], tools=[_TOOL]) as task:
             dsn = (await task.acquire(ROLE)).dsn("orders")
             assert await lets_in(dsn), "PostgreSQL refuses a live credential"
-            watching = asyncio.create_task(_refused_after(dsn))  # not of this block, which ends with the task
+            watching = asyncio.create_task(
+                all_refused_after([dsn], time.perf_counter())
+            )  # not of this block, which ends with the task
             await task.authorize(_TOOL)
             await asyncio.sleep(10)
     assert watching is not None, "the task ended before it began"
     return await watching
-
-
-async def _refused_after(dsn: str) -> float:
-    began = time.perf_counter()
-    while await lets_in(dsn):  # noqa: ASYNC110 - PostgreSQL can only be asked
-        await asyncio.sleep(0.002)
-    return time.perf_counter() - began

@@ -22,7 +22,7 @@ async def until_refused(measured: Measured, *, leases: int, runs: int) -> dict[s
                 for dsn in held:
                     assert await lets_in(dsn), "PostgreSQL refuses a live credential"
                 began = time.perf_counter()
-                watching = asyncio.create_task(_all_refused_after(held, began))
+                watching = asyncio.create_task(all_refused_after(held, began))
                 await task.complete()
                 answered.append(time.perf_counter() - began)
                 refused.append(await watching)
@@ -36,7 +36,7 @@ async def until_refused(measured: Measured, *, leases: int, runs: int) -> dict[s
     }
 
 
-async def _all_refused_after(held: Sequence[str], began: float) -> float:
+async def all_refused_after(held: Sequence[str], began: float) -> float:
     """Try one after the other, again and again, until the last is refused: trying all at once would be a load."""
     for dsn in held:
         while await lets_in(dsn):  # noqa: ASYNC110 - PostgreSQL can only be asked
