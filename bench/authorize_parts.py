@@ -48,6 +48,7 @@ from broker.usecases.chains import Chains
 from broker.usecases.judging import Call
 from broker.usecases.notice import Notice
 from broker.usecases.noticing import NothingNoticed
+from broker.usecases.task_work import declared_event
 from broker.usecases.watch_instances import WatchInstances
 
 
@@ -78,6 +79,7 @@ class Deciding:
     authorize: AuthorizeAction
     store: SqliteStore
     watches: WatchInstances
+    watched: bool
 
 
 @asynccontextmanager
@@ -113,7 +115,7 @@ async def decisions(measured: Measured, folder: Path, *, watched: bool) -> Async
             if watched
             else NothingNoticed(),
         )
-        yield Deciding(authorize=authorize, store=store, watches=watches)
+        yield Deciding(authorize=authorize, store=store, watches=watches, watched=watched)
     finally:
         await store.close()
 
@@ -124,7 +126,10 @@ async def round_of(deciding: Deciding, number: int) -> float:
     callers = [_caller(f"i{client}") for client in range(16)]
     tasks = [TaskId(f"task-{number}-{client}") for client in range(16)]
     for caller, task_id in zip(callers, tasks, strict=True):
-        await store.commit([CreateTask(task=_task(caller.peer.spiffe_id, task_id), max_live=1000)])
+        task = _task(caller.peer.spiffe_id, task_id)
+        await store.commit([CreateTask(task=task, max_live=1000)])
+        if deciding.watched:
+            await deciding.watches.observe(declared_event(task))  # as its declaration does
 
     async def one(caller: Caller, task_id: TaskId) -> None:
         for _ in range(CHAIN):

@@ -20,7 +20,16 @@ from broker.anomaly.detector import Parameters
 from broker.anomaly.events import Decided, Event, EventKind
 from broker.anomaly.findings import Alarm, DetectorName, Finding, finding, named
 from broker.anomaly.learning import NOTHING_LEARNED, Model, TypeModel, fact_of_combination
-from broker.anomaly.traits import COMBINATIONS, SOURCES, Combination, Trait, level_of, power_of, traits_of
+from broker.anomaly.traits import (
+    COMBINATIONS,
+    SINKS,
+    SOURCES,
+    Combination,
+    Trait,
+    level_of,
+    power_of,
+    traits_of,
+)
 from broker.domain.errors import DenialClass
 from broker.domain.findings import Severity
 from broker.domain.identifiers import ActionId
@@ -104,9 +113,8 @@ class Escalation:
         elif event.decided is not None:
             reached = self._tasks.use(event.task_id or "", _Reached)
             own = traits_of(event.decided)
-            combined = (self._combined(event, event.decided, own, reached, one) for one in COMBINATIONS)
             alarms = [
-                next((one for one in combined if one is not None), None),
+                self._combines(event, event.decided, own, reached),
                 self._moved(event, reached),
                 self._above_usual(event, event.decided, reached),
                 self._climbs(event, event.decided, reached),
@@ -125,6 +133,14 @@ class Escalation:
         return self._parameters.most_tasks * task + 2 * len(SOURCES) + 1 + self._parameters.most_said
 
     # Combinations -------------------------------------------------------------------------------------------
+
+    def _combines(
+        self, event: Event, decided: Decided, own: frozenset[Trait], reached: _Reached
+    ) -> Alarm | None:
+        if own.isdisjoint(SINKS):
+            return None
+        combined = (self._combined(event, decided, own, reached, one) for one in COMBINATIONS)
+        return next((one for one in combined if one is not None), None)
 
     def _combined(
         self, event: Event, decided: Decided, own: frozenset[Trait], reached: _Reached, one: Combination
@@ -201,10 +217,10 @@ class Escalation:
         if known.tasks < self._parameters.least_tasks:
             return None
         least = 1 if known.tasks >= self._parameters.tasks_for_rare else 2
-        steps_up = max(
-            level_of(decided) - _highest(known, "level"),
-            power_of(decided) - _highest(known, "power"),
-        )
+        level, power = level_of(decided), power_of(decided)
+        if known.share(f"level:{level}") > 0 and known.share(f"power:{power}") > 0:
+            return None  # so far tasks of the type have been
+        steps_up = max(level - _highest(known, "level"), power - _highest(known, "power"))
         if steps_up < least:
             return None
         if not decided.allowed and reached.mistake in {"", decided.name}:

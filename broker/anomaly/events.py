@@ -35,6 +35,9 @@ class EventKind(StrEnum):
     INSTANCE_ENDED = "instance-ended"
 
 
+_OF_NO_TASK: Final = frozenset({EventKind.CALLED, EventKind.INSTANCE_ENDED})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
     """A link of a task's chain, and what the catalog says of its tool or role."""
@@ -109,16 +112,16 @@ class Event:
         if self.at.tzinfo is None:
             message = "an event's time is aware"
             raise ValueError(message)
-        parts = {
-            EventKind.DECIDED: self.decided is not None,
-            EventKind.CLOSED: self.closed is not None,
-            EventKind.CALLED: self.called is not None,
-        }
-        if any(there is not (kind is self.kind) for kind, there in parts.items()):
-            message = f"an event of kind {self.kind.value} has its own part and no other"
+        kind = self.kind
+        if (
+            (self.decided is None) is (kind is EventKind.DECIDED)
+            or (self.closed is None) is (kind is EventKind.CLOSED)
+            or (self.called is None) is (kind is EventKind.CALLED)
+        ):
+            message = f"an event of kind {kind.value} has its own part and no other"
             raise ValueError(message)
-        if self.task_id is None and self.kind not in {EventKind.CALLED, EventKind.INSTANCE_ENDED}:
-            message = f"an event of kind {self.kind.value} is of a task"
+        if self.task_id is None and kind not in _OF_NO_TASK:
+            message = f"an event of kind {kind.value} is of a task"
             raise ValueError(message)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from broker.anomaly.events import Decided
@@ -34,8 +35,10 @@ IDENTITY_WORDS: Final = frozenset(
 )
 """Words in a resource's path that say it holds identities."""
 
+_MOST_WORDS: Final = 512
+"""Characters of a path that are looked at."""
 _WORD: Final = re.compile(r"[^a-z]+")
-_LEVELS: Final = tuple(Classification)
+_LEVELS: Final = {classification: level for level, classification in enumerate(Classification)}
 _POWER: Final = {
     Verb.READ: 0,
     Verb.CREATE: 1,
@@ -115,18 +118,22 @@ COMBINATIONS: Final = (
 )
 
 
+SINKS: Final = frozenset(one.last for one in COMBINATIONS)
+"""Traits that make a combination of what was before."""
+
+
 def traits_of(decided: Decided) -> frozenset[Trait]:
     """What this step is, allowed or not."""
     effect = decided.effect
     verbs = frozenset() if effect.verbs == EVERY_VERB else effect.verbs
     reads = Verb.READ in effect.verbs
-    words = _words(effect.resource)
+    words = _words(effect.resource[:_MOST_WORDS])
     secret = decided.classification is Classification.RESTRICTED or words & SECRET_WORDS
     gives = Verb.GRANT in verbs or (Verb.CREATE in verbs and words & IDENTITY_WORDS)
     sends = Verb.SEND in verbs and effect.destination
     found = {
         Trait.SECRETS: reads and secret,
-        Trait.SENSITIVE: reads and level_of(decided) >= _LEVELS.index(Classification.CONFIDENTIAL),
+        Trait.SENSITIVE: reads and level_of(decided) >= _LEVELS[Classification.CONFIDENTIAL],
         Trait.UNTRUSTED: decided.reads_untrusted,
         Trait.EGRESS: decided.writes is Writes.EXTERNAL or sends,
         Trait.LISTS_IDENTITIES: decided.kind is ActionKind.TOOL and reads and words & IDENTITY_WORDS,
@@ -139,7 +146,7 @@ def traits_of(decided: Decided) -> frozenset[Trait]:
 
 def level_of(decided: Decided) -> int:
     """How sensitive what it is about is: 0 to 3."""
-    return _LEVELS.index(decided.classification)
+    return _LEVELS[decided.classification]
 
 
 def power_of(decided: Decided) -> int:
@@ -149,6 +156,7 @@ def power_of(decided: Decided) -> int:
     return max((_POWER[verb] for verb in decided.effect.verbs), default=0)
 
 
+@lru_cache(maxsize=1024)  # the same resources come again and again
 def _words(resource: str) -> frozenset[str]:
-    """Words of the path, as far as it is looked at."""
-    return frozenset(_WORD.split(resource.casefold()[:512]))
+    """Words of the path."""
+    return frozenset(_WORD.split(resource.casefold()[:_MOST_WORDS]))

@@ -50,23 +50,23 @@ class VolumeParameters(Parameters):
     unknown_total: float = 1000.0
     unknown_resources: float = 300.0
 
-    def limit(self, meter: Meter) -> float:
-        """That of a type of which not enough was seen."""
+    def limits(self) -> dict[Meter, float]:
+        """Those of a type of which not enough was seen."""
         return {
             Meter.BURST: self.unknown_burst,
             Meter.SUSTAINED: self.unknown_sustained,
             Meter.TOTAL: self.unknown_total,
             Meter.RESOURCES: self.unknown_resources,
-        }[meter]
+        }
 
-    def honest(self, meter: Meter) -> float:
+    def honest(self) -> dict[Meter, float]:
         """What is all right for any type."""
         return {
             Meter.BURST: self.honest_burst,
             Meter.SUSTAINED: self.honest_sustained,
             Meter.TOTAL: self.honest_total,
             Meter.RESOURCES: self.honest_resources,
-        }[meter]
+        }
 
 
 _ADD_UP: Final = frozenset({Meter.TOTAL, Meter.RESOURCES})
@@ -90,6 +90,7 @@ class Volume:
     def __init__(self, parameters: VolumeParameters | None = None, model: Model = NOTHING_LEARNED) -> None:
         self._parameters = parameters or VolumeParameters()
         self._model = model
+        self._limits, self._honest = self._parameters.limits(), self._parameters.honest()
         self._running: Recent[str, _Running] = Recent(self._parameters.most_tasks)
         self._carried: dict[Meter, float] = dict.fromkeys(Meter, 0.0)
         self._said = Said(self._parameters.most_said)
@@ -121,7 +122,7 @@ class Volume:
 
     def _beyond_limits(self, task_id: str, running: _Running) -> Alarm | None:
         for meter, peak in running.meters.peaks.items():
-            if peak > self._parameters.limit(meter) and self._said.first_time(task_id, meter):
+            if peak > self._limits[meter] and self._said.first_time(task_id, meter):
                 return Alarm(
                     rule=f"{meter.value}-unknown",
                     severity=Severity.LOW,
@@ -139,8 +140,10 @@ class Volume:
                 continue
             score = moments.score(peak, least_deviation=parameters.least_deviation)
             running.scores[meter] = score
-            alone, together = score - parameters.slack, self._sum(meter, running)
-            if peak <= parameters.honest(meter) or alone <= 0.0 or together <= parameters.enough:
+            alone = score - parameters.slack
+            if peak <= self._honest[meter] or alone <= 0.0:
+                continue
+            if self._sum(meter, running) <= parameters.enough:
                 continue
             several = alone <= parameters.enough
             if not several and math.log1p(peak) <= moments.second:

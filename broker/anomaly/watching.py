@@ -56,6 +56,11 @@ class Watch:
         self._out_of_order = False
 
     @property
+    def last(self) -> Place | None:
+        """Where the newest event stands that was taken in its order."""
+        return self._last
+
+    @property
     def must_rebuild(self) -> bool:
         """Whether an event came after one that it stands before: then this is not what a whole view would have found."""
         return self._out_of_order
@@ -69,7 +74,10 @@ class Watch:
             self._out_of_order = True
         else:
             self._last = place
-        return tuple(found for detector in self._detectors for found in detector.observe(event))
+        found: tuple[Finding, ...] = ()
+        for detector in self._detectors:
+            found += detector.observe(event)
+        return found
 
     def standing(self, task_id: TaskId) -> str:
         """What there is to say of the order of a task's steps; also that not enough was seen yet."""

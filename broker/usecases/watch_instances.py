@@ -25,7 +25,7 @@ from weakref import WeakValueDictionary
 
 from broker.anomaly.bounded import Recent
 from broker.anomaly.detector import Parameters
-from broker.anomaly.events import Event, EventKind, Place, in_order, place_of
+from broker.anomaly.events import Event, EventKind, in_order, place_of
 from broker.anomaly.findings import Finding
 from broker.anomaly.learning import Model
 from broker.anomaly.watching import Watch, WatchParameters
@@ -74,7 +74,6 @@ class _Held:
     """Of the newest action of each task."""
     found: tuple[Finding, ...] = ()
     """What was found when it was made."""
-    last: Place | None = None
     stale: bool = False
     folded: int = 0
     size: int = 0
@@ -340,7 +339,8 @@ class WatchInstances:
 
 def _follows(held: _Held, event: Event) -> bool:
     """Whether nothing is missing between what was seen and this."""
-    if held.stale or (held.last is not None and place_of(event) <= held.last):
+    last = held.watch.last
+    if held.stale or (last is not None and event.at <= last[0] and place_of(event) <= last):
         return False
     if event.task_id is None:
         return False  # rare; what other replicas saw of the kind is told by the store alone
@@ -381,7 +381,6 @@ async def _folded(held: _Held, events: tuple[Event, ...]) -> tuple[Finding, ...]
 
 def _observed(held: _Held, event: Event) -> tuple[Finding, ...]:
     found = held.watch.observe(event)
-    held.last = place_of(event)
     held.folded += 1
     if event.task_id is not None:
         if event.kind is EventKind.DECLARED:

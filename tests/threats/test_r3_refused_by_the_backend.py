@@ -15,7 +15,8 @@ from broker.devstack.stack import DevStack
 from broker.devstack.vault import database_role
 from tests.threats.world import World, until
 
-OBSERVER = """
+OBSERVER = """\
+credential_roles:
   orders-observer:
     engine: postgresql
     mount: database
@@ -51,7 +52,7 @@ def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
         text = text.replace(
             "revocation: revocable", "revocation: revocable\n    verified_by: orders-observer"
         )
-        catalog.write_text(text.rstrip() + OBSERVER.format(port=stack.postgres.port))
+        catalog.write_text(text.replace("credential_roles:\n", OBSERVER.format(port=stack.postgres.port)))
         stack.up()
         yield stack
     finally:

@@ -29,7 +29,9 @@ async def test_the_password_is_written_nowhere(world: World) -> None:
     configuration = world.stack.broker.config_file
     before = configuration.read_text()
     world.stack.stop_part(broker_process.NAME)
-    configuration.write_text(before + "  level: debug\n")
+    talkative = before.replace("\nlog:\n", "\nlog:\n  level: debug\n")
+    assert talkative != before
+    configuration.write_text(talkative)
     world.stack.broker.start()
     secrets: list[str] = []
     async with world.sdk() as broker, broker.task("reconcile-invoices", intent="R6", roles=[ROLE]) as task:

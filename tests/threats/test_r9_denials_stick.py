@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -43,37 +44,62 @@ MORE_TOOLS = """
 """
 
 
-@pytest.fixture
-def ruled(world: World) -> Iterator[World]:
-    """With a policy about recipients, another tool that sends, and one that reads what the credential reads."""
-    broker = world.stack.broker
-    (catalog,) = broker.catalog.iterdir()
-    rule = broker.policies / "test.cedar"
-    log = world.stack.log_files([broker_process.NAME])[0]
+@contextmanager
+def taking_up(world: World, catalog_text: str) -> Iterator[None]:
+    """The broker has this catalog, and the one of before again at the end."""
+    (catalog,) = world.stack.broker.catalog.iterdir()
     before = catalog.read_text()
-    noted = (
-        before.partition("\nanswers:")[0] + "\nanswers:\n  - {do: note}\n"
-    )  # what sticks is looked at here, by trying again
-    tools = noted.replace("query-orders, read-mail", "query-orders, mail-anybody, dump-orders, read-mail")
+    with policies_change(world):
+        catalog.write_text(catalog_text)
+    try:
+        yield
+    finally:
+        with policies_change(world):
+            catalog.write_text(before)
+
+
+@contextmanager
+def policies_change(world: World) -> Iterator[None]:
+    """Wait until the broker has taken up what is changed here."""
+    log = world.stack.log_files([broker_process.NAME])[0]
 
     def changes() -> int:
         return log.read_text().count("policies changed")
 
     seen = changes()
-    catalog.write_text(tools.replace("\ntools:\n", "\ntools:" + MORE_TOOLS % world.stack.postgres.port, 1))
-    until(lambda: changes() > seen, "another catalog is taken up")
-    seen = changes()
-    rule.write_text(OURS)
-    until(lambda: changes() > seen, "another policy is taken up")
-    try:
+    yield
+    until(lambda: changes() > seen, "what was changed is taken up")
+
+
+def noting(world: World) -> str:
+    """The catalog with which anomalies are noted alone: what sticks is looked at here, by trying again."""
+    (catalog,) = world.stack.broker.catalog.iterdir()
+    return catalog.read_text().partition("\nanswers:")[0] + "\nanswers:\n  - {do: note}\n"
+
+
+@pytest.fixture
+def noted(world: World) -> Iterator[World]:
+    """Whatever was learned from the tasks of other tests ends no task."""
+    with taking_up(world, noting(world)):
         yield world
-    finally:
-        seen = changes()
-        rule.unlink()
-        until(lambda: changes() > seen, "the policy is gone")
-        seen = changes()
-        catalog.write_text(before)
-        until(lambda: changes() > seen, "the catalog is as before")
+
+
+@pytest.fixture
+def ruled(world: World) -> Iterator[World]:
+    """With a policy about recipients, another tool that sends, and one that reads what the credential reads."""
+    rule = world.stack.broker.policies / "test.cedar"
+    tools = noting(world).replace(
+        "query-orders, read-mail", "query-orders, mail-anybody, dump-orders, read-mail"
+    )
+    more = tools.replace("\ntools:\n", "\ntools:" + MORE_TOOLS % world.stack.postgres.port, 1)
+    with taking_up(world, more):
+        with policies_change(world):
+            rule.write_text(OURS)
+        try:
+            yield world
+        finally:
+            with policies_change(world):
+                rule.unlink()
 
 
 def ask(caller: Caller, task_id: str, tool: str, **arguments: object) -> tools_pb2.Authorization:
@@ -151,7 +177,8 @@ def test_a_denial_survives_the_broker(ruled: World) -> None:
         assert (again.allowed, again.reason) == (False, "EFFECT_DENIED")
 
 
-def test_after_confidential_data_and_untrusted_content_nothing_goes_out(world: World) -> None:
+def test_after_confidential_data_and_untrusted_content_nothing_goes_out(noted: World) -> None:
+    world = noted
     svid = world.svid()
     with world.calling(svid) as caller:
         careful, hijacked = declared(world, caller), declared(world, caller)

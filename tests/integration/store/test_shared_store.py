@@ -331,7 +331,7 @@ async def test_what_others_append_is_heard_in_order_and_ones_own_is_not(
         await asyncio.gather(append(one, 50, "own", ENDED), append(other, 50, "others", ENDED))
         await until(heard, 50)
         await append(one, 1, "own", ENDED)
-        await append(other, 5, "not told")
+        await append(other, 5, "not told", AuditKind.TASK_DENIED)
         await append(other, 1, "last", ENDED)
         await until(heard, 51)
     names = [next(iter(record.event.facts)) for record in heard]
