@@ -40,15 +40,19 @@ class Recent(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Hold it as the newest; the oldest goes when there is no room."""
-        self._held[key] = value
-        self._held.move_to_end(key)
-        while len(self._held) > self._most:
-            self._held.popitem(last=False)
+        held = self._held
+        held[key] = value
+        held.move_to_end(key)
+        if len(held) > self._most:
+            held.popitem(last=False)
 
     def use(self, key: K, make: Callable[[], V]) -> V:
         """What is held, or what `make` gives; the newest from now on."""
         held = self._held.get(key)
-        value = make() if held is None else held
+        if held is not None:
+            self._held.move_to_end(key)
+            return held
+        value = make()
         self.put(key, value)
         return value
 

@@ -18,7 +18,7 @@ from typing import Final
 from broker.anomaly.bounded import Recent, Said
 from broker.anomaly.detector import Parameters
 from broker.anomaly.events import Decided, Event, EventKind
-from broker.anomaly.findings import Alarm, DetectorName, Finding, finding, named
+from broker.anomaly.findings import Alarm, DetectorName, Finding, findings, named
 from broker.anomaly.learning import NOTHING_LEARNED, Model, TypeModel, fact_of_combination
 from broker.anomaly.traits import (
     COMBINATIONS,
@@ -114,13 +114,13 @@ class Escalation:
             reached = self._tasks.use(event.task_id or "", _Reached)
             own = traits_of(event.decided)
             alarms = [
-                self._combines(event, event.decided, own, reached),
-                self._moved(event, reached),
+                None if own.isdisjoint(SINKS) else self._combines(event, event.decided, own, reached),
+                None if event.environment == reached.environment else self._moved(event, reached),
                 self._above_usual(event, event.decided, reached),
                 self._climbs(event, event.decided, reached),
             ]
             self._remember(event, event.decided, own, reached)
-        return tuple(finding(DetectorName.ESCALATION, event, alarm) for alarm in alarms if alarm is not None)
+        return findings(DetectorName.ESCALATION, event, alarms)
 
     def size(self) -> int:
         """Values that are held now."""
@@ -137,8 +137,6 @@ class Escalation:
     def _combines(
         self, event: Event, decided: Decided, own: frozenset[Trait], reached: _Reached
     ) -> Alarm | None:
-        if own.isdisjoint(SINKS):
-            return None
         combined = (self._combined(event, decided, own, reached, one) for one in COMBINATIONS)
         return next((one for one in combined if one is not None), None)
 
@@ -284,7 +282,7 @@ class Escalation:
 
     def _moved(self, event: Event, reached: _Reached) -> Alarm | None:
         there = event.environment
-        if not reached.environment or not there or there == reached.environment:
+        if not reached.environment or not there:
             return None
         if not self._said.first_time("moved", event.task_id or ""):
             return None
@@ -300,6 +298,8 @@ class Escalation:
         if not decided.allowed:
             if decided.denial_class is not DenialClass.TRANSIENT:
                 self._refused_at = (event.at, rank_of(event.environment), event.task_type)
+            return
+        if own.isdisjoint(SOURCES):
             return
         unusual = self._is_unusual(event, decided)
         for trait in own & SOURCES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -77,6 +78,13 @@ def finding(detector: DetectorName, event: Event, alarm: Alarm) -> Finding:
         expected=alarm.expected,
         happened=alarm.happened,
     )
+
+
+def findings(detector: DetectorName, event: Event, alarms: Sequence[Alarm | None]) -> tuple[Finding, ...]:
+    """Those of the alarms that went off; mostly none."""
+    if alarms.count(None) == len(alarms):
+        return ()
+    return tuple(finding(detector, event, alarm) for alarm in alarms if alarm is not None)
 
 
 def named(name: str) -> str:

@@ -19,7 +19,7 @@ from typing import Final
 from broker.anomaly.bounded import Recent, Said
 from broker.anomaly.detector import Parameters
 from broker.anomaly.events import Called, Event, EventKind
-from broker.anomaly.findings import Alarm, DetectorName, Finding, finding
+from broker.anomaly.findings import Alarm, DetectorName, Finding, findings
 from broker.domain.findings import Severity
 from broker.domain.task import EndCause
 
@@ -79,15 +79,17 @@ class IdentityMisuse:
 
     def observe(self, event: Event) -> tuple[Finding, ...]:
         """Take the next event."""
-        alarms = [self._after_instance(event), self._outside_task(event)]
+        alarms: list[Alarm | None] = []
+        if self._gone:
+            alarms.append(self._after_instance(event))
+        if self._ended or event.kind is EventKind.DECLARED:
+            alarms.append(self._outside_task(event))
         if event.called is not None:
             alarms += [self._in_two_places(event, event.called), self._two_keys(event, event.called)]
             alarms.append(self._in_turns(event, event.called))
             self._remember(event, event.called)
         self._follow_lives(event)
-        return tuple(
-            finding(DetectorName.IDENTITY_MISUSE, event, alarm) for alarm in alarms if alarm is not None
-        )
+        return findings(DetectorName.IDENTITY_MISUSE, event, alarms)
 
     def size(self) -> int:
         """Values that are held now."""
@@ -101,12 +103,12 @@ class IdentityMisuse:
 
     def _follow_lives(self, event: Event) -> None:
         task_id = event.task_id or ""
-        if event.kind is EventKind.INSTANCE_ENDED:
+        if event.kind is EventKind.DECIDED:
+            self._started.put(task_id, True)  # noqa: FBT003 - a set, held as a mapping
+        elif event.kind is EventKind.INSTANCE_ENDED:
             self._gone.put(str(event.instance), event.at)
         elif event.kind is EventKind.TASK_ENDED:
             self._ended.put(task_id, _Ended(at=event.at, cause=event.end))
-        elif event.kind is EventKind.DECIDED:
-            self._started.put(task_id, True)  # noqa: FBT003 - a set, held as a mapping
 
     def _after_instance(self, event: Event) -> Alarm | None:
         ended = self._gone.get(str(event.instance))

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from broker.anomaly.events import Decided
@@ -52,16 +53,24 @@ class Meters:
         """One more action."""
         passed = 0.0 if self._last is None else max(0.0, (at - self._last).total_seconds())
         self._last = at
+        levels, peaks = self._level, self.peaks
         for meter, leak in LEAKS.items():
-            self._level[meter] = max(0.0, self._level[meter] - leak * passed) + 1.0
-            self.peaks[meter] = max(self.peaks[meter], self._level[meter])
+            left = levels[meter] - leak * passed
+            level = levels[meter] = (max(0.0, left)) + 1.0
+            peaks[meter] = max(peaks[meter], level)
         if decided.has_effect and self._is_new(decided):
             self.peaks[Meter.RESOURCES] += 1.0
 
     def _is_new(self, decided: Decided) -> bool:
-        written = f"{decided.effect.destination}\n{decided.effect.resource}".casefold()
-        digest = hashlib.blake2b(written.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        place, bit = divmod(int.from_bytes(digest) % BITS, 8)
+        place, bit = _bit_of(decided.effect.destination, decided.effect.resource)
         new = not self._seen[place] & (1 << bit)
         self._seen[place] |= 1 << bit
         return new
+
+
+@lru_cache(maxsize=256)  # the same resources come again and again
+def _bit_of(destination: str, resource: str) -> tuple[int, int]:
+    """Byte and bit of the bitmap that stand for it."""
+    written = f"{destination}\n{resource}".casefold()
+    digest = hashlib.blake2b(written.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return divmod(int.from_bytes(digest) % BITS, 8)

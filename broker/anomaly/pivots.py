@@ -98,16 +98,20 @@ class Pivots:
         decided = event.decided
         if decided is None or event.kind is not EventKind.DECIDED or not decided.has_effect:
             return ()
-        found = [
-            self._alarm(event, decided, denial)
-            for denial in tuple(self._denied.values())
-            if self._counts(event, decided, denial)
-        ]
+        found = (
+            [
+                self._alarm(event, decided, denial)
+                for denial in tuple(self._denied.values())
+                if self._counts(event, decided, denial)
+            ]
+            if self._denied
+            else ()
+        )
         if not decided.allowed:
             self._remember(event, decided)
         else:
             self._used.put((event.task_id or "", decided.name), True)  # noqa: FBT003 - a set, held as a mapping
-        first = next((alarm for alarm in found if alarm is not None), None)
+        first = next((alarm for alarm in found if alarm is not None), None) if found else None
         return () if first is None else (finding(DetectorName.PIVOT, event, first),)
 
     def size(self) -> int:

@@ -17,17 +17,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 from broker.anomaly.bounded import Recent, Said
 from broker.anomaly.detector import Parameters
 from broker.anomaly.events import Closed, Decided, Event, EventKind
-from broker.anomaly.findings import Alarm, DetectorName, Finding, finding, named
+from broker.anomaly.findings import Alarm, DetectorName, Finding, findings, named
 from broker.domain.actions import ActionOutcome
-from broker.domain.effects import Effect
+from broker.domain.effects import Effect, Verb
 from broker.domain.errors import DenialClass
 from broker.domain.findings import Severity
 from broker.domain.identifiers import ActionId
+
+_MOST_TEXT: Final = 1024
+"""Characters of a resource, and of a destination, that tell effects apart here."""
 
 MOST_OPEN: Final = 256
 """Allowed actions whose outcome is awaited."""
@@ -139,16 +143,18 @@ class RetryStorms:
 
     def observe(self, event: Event) -> tuple[Finding, ...]:
         """Take the next event."""
-        alarms: list[Alarm | None] = []
+        decided, closed = event.decided, event.closed
+        if decided is not None and decided.allowed:
+            self._allowed(event.task_id or "", decided)
+            return ()
+        if decided is not None:
+            alarms = [self._again(event, decided), self._probes(event, decided)]
+            return findings(DetectorName.RETRY_STORM, event, alarms)
+        if closed is not None:
+            return findings(DetectorName.RETRY_STORM, event, [self._failed(event, closed)])
         if event.kind is EventKind.DECLARED:
             self._probing.over_tasks = max(0.0, self._probing.over_tasks - 1.0)
-        if event.decided is not None and event.decided.allowed:
-            self._allowed(event.task_id or "", event.decided)
-        elif event.decided is not None:
-            alarms = [self._again(event, event.decided), self._probes(event, event.decided)]
-        elif event.closed is not None:
-            alarms = [self._failed(event, event.closed)]
-        return tuple(finding(DetectorName.RETRY_STORM, event, alarm) for alarm in alarms if alarm is not None)
+        return ()
 
     def size(self) -> int:
         """Values that are held now."""
@@ -162,12 +168,13 @@ class RetryStorms:
     def _allowed(self, task_id: str, decided: Decided) -> None:
         self._open.put(decided.action_id, decided)
         what = _what(decided)
-        self._counts.drop(("denied", task_id, what))
-        self._counts.drop(("denied", "", what))
+        if self._counts:
+            self._counts.drop(("denied", task_id, what))
+            self._counts.drop(("denied", "", what))
         if what not in self._met:
             honest, probing = self._parameters.honest_refused, self._parameters.probing_refused
             self._probing.score = max(0.0, self._probing.score + math.log((1 - probing) / (1 - honest)))
-        refused = self._refused.get(what)
+        refused = self._refused.get(what) if self._refused else None
         if refused is not None:  # it turned into a yes: it was no probing
             self._probing.score = max(0.0, self._probing.score - refused.added)
             self._probing.over_tasks = max(0.0, self._probing.over_tasks - refused.over_tasks)
@@ -255,10 +262,15 @@ def _what(decided: Decided) -> Effect | str:
     if not decided.has_effect:
         return decided.name[:256]
     effect = decided.effect
+    return _as_one(effect.verbs, effect.resource[:_MOST_TEXT], effect.destination[:_MOST_TEXT])
+
+
+@lru_cache(maxsize=1024)  # the same effects come again and again
+def _as_one(verbs: frozenset[Verb], resource: str, destination: str) -> Effect:
     return Effect(
-        verbs=effect.verbs,
-        resource=effect.resource.casefold()[:1024],
-        destination=effect.destination.casefold()[:1024],
+        verbs=verbs,
+        resource=resource.casefold()[:_MOST_TEXT],
+        destination=destination.casefold()[:_MOST_TEXT],
     )
 
 

@@ -125,20 +125,38 @@ SINKS: Final = frozenset(one.last for one in COMBINATIONS)
 def traits_of(decided: Decided) -> frozenset[Trait]:
     """What this step is, allowed or not."""
     effect = decided.effect
-    verbs = frozenset() if effect.verbs == EVERY_VERB else effect.verbs
-    reads = Verb.READ in effect.verbs
-    words = _words(effect.resource[:_MOST_WORDS])
-    secret = decided.classification is Classification.RESTRICTED or words & SECRET_WORDS
-    gives = Verb.GRANT in verbs or (Verb.CREATE in verbs and words & IDENTITY_WORDS)
-    sends = Verb.SEND in verbs and effect.destination
+    return _traits(
+        effect.verbs,
+        effect.resource[:_MOST_WORDS],
+        bool(effect.destination),
+        decided.classification,
+        decided.kind is ActionKind.TOOL,
+        decided.reads_untrusted,
+        decided.writes,
+    )
+
+
+@lru_cache(maxsize=1024)  # the same steps come again and again
+def _traits(  # noqa: PLR0913, PLR0917 - all that it depends on
+    every: frozenset[Verb],
+    resource: str,
+    leaves: bool,  # noqa: FBT001
+    classification: Classification,
+    tool: bool,  # noqa: FBT001
+    untrusted: bool,  # noqa: FBT001
+    writes: Writes,
+) -> frozenset[Trait]:
+    verbs = frozenset() if every == EVERY_VERB else every
+    reads = Verb.READ in every
+    words = frozenset(_WORD.split(resource.casefold()[:_MOST_WORDS]))
     found = {
-        Trait.SECRETS: reads and secret,
-        Trait.SENSITIVE: reads and level_of(decided) >= _LEVELS[Classification.CONFIDENTIAL],
-        Trait.UNTRUSTED: decided.reads_untrusted,
-        Trait.EGRESS: decided.writes is Writes.EXTERNAL or sends,
-        Trait.LISTS_IDENTITIES: decided.kind is ActionKind.TOOL and reads and words & IDENTITY_WORDS,
-        Trait.MAKES_IDENTITY: gives,
-        Trait.DESTROYS: decided.writes is Writes.DESTRUCTIVE or Verb.DELETE in verbs,
+        Trait.SECRETS: reads and (classification is Classification.RESTRICTED or words & SECRET_WORDS),
+        Trait.SENSITIVE: reads and _LEVELS[classification] >= _LEVELS[Classification.CONFIDENTIAL],
+        Trait.UNTRUSTED: untrusted,
+        Trait.EGRESS: writes is Writes.EXTERNAL or (Verb.SEND in verbs and leaves),
+        Trait.LISTS_IDENTITIES: tool and reads and words & IDENTITY_WORDS,
+        Trait.MAKES_IDENTITY: Verb.GRANT in verbs or (Verb.CREATE in verbs and words & IDENTITY_WORDS),
+        Trait.DESTROYS: writes is Writes.DESTRUCTIVE or Verb.DELETE in verbs,
         Trait.GRANTS: Verb.GRANT in verbs,
     }
     return frozenset(trait for trait, there in found.items() if there)
@@ -151,12 +169,9 @@ def level_of(decided: Decided) -> int:
 
 def power_of(decided: Decided) -> int:
     """How much it can do: 0 to 3. A credential whose role does not say is not counted as one that can do everything."""
-    if decided.effect.verbs == EVERY_VERB:
-        return 0
-    return max((_POWER[verb] for verb in decided.effect.verbs), default=0)
+    return _power(decided.effect.verbs)
 
 
-@lru_cache(maxsize=1024)  # the same resources come again and again
-def _words(resource: str) -> frozenset[str]:
-    """Words of the path."""
-    return frozenset(_WORD.split(resource.casefold()[:_MOST_WORDS]))
+@lru_cache(maxsize=256)
+def _power(verbs: frozenset[Verb]) -> int:
+    return 0 if verbs == EVERY_VERB else max((_POWER[verb] for verb in verbs), default=0)

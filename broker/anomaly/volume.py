@@ -91,6 +91,7 @@ class Volume:
         self._parameters = parameters or VolumeParameters()
         self._model = model
         self._limits, self._honest = self._parameters.limits(), self._parameters.honest()
+        self._least_limit = min(self._limits.values())
         self._running: Recent[str, _Running] = Recent(self._parameters.most_tasks)
         self._carried: dict[Meter, float] = dict.fromkeys(Meter, 0.0)
         self._said = Said(self._parameters.most_said)
@@ -121,7 +122,10 @@ class Volume:
         return self._parameters.most_tasks * (1 + HELD) + len(Meter) + self._parameters.most_said
 
     def _beyond_limits(self, task_id: str, running: _Running) -> Alarm | None:
-        for meter, peak in running.meters.peaks.items():
+        peaks = running.meters.peaks
+        if peaks[Meter.TOTAL] <= self._least_limit:
+            return None  # no meter shows more than the total
+        for meter, peak in peaks.items():
             if peak > self._limits[meter] and self._said.first_time(task_id, meter):
                 return Alarm(
                     rule=f"{meter.value}-unknown",

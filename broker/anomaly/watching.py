@@ -14,7 +14,7 @@ from broker.anomaly.canaries import Canaries, CanaryParameters
 from broker.anomaly.detector import Detector
 from broker.anomaly.drift import Drift, DriftParameters
 from broker.anomaly.escalation import Escalation, EscalationParameters
-from broker.anomaly.events import Event, Place, in_order, place_of
+from broker.anomaly.events import Event, in_order, place_of
 from broker.anomaly.findings import Finding
 from broker.anomaly.identity_misuse import IdentityMisuse, IdentityParameters
 from broker.anomaly.learning import NOTHING_LEARNED, Model
@@ -52,13 +52,13 @@ class Watch:
             self._drift,
             Volume(chosen.volume, model),
         )
-        self._last: Place | None = None
+        self._last: Event | None = None
         self._out_of_order = False
 
-    @property
-    def last(self) -> Place | None:
-        """Where the newest event stands that was taken in its order."""
-        return self._last
+    def is_next(self, event: Event) -> bool:
+        """Whether it stands after all that was taken."""
+        last = self._last
+        return last is None or event.at > last.at or place_of(event) > place_of(last)
 
     @property
     def must_rebuild(self) -> bool:
@@ -67,16 +67,17 @@ class Watch:
 
     def observe(self, event: Event) -> tuple[Finding, ...]:
         """Take the next event; what is found at it. The same event again right after itself changes nothing."""
-        place = place_of(event)
-        if self._last is not None and place <= self._last:
-            if place == self._last:
-                return ()
-            self._out_of_order = True
+        if self.is_next(event):
+            self._last = event
+        elif self._last is not None and place_of(event) == place_of(self._last):
+            return ()
         else:
-            self._last = place
+            self._out_of_order = True
         found: tuple[Finding, ...] = ()
         for detector in self._detectors:
-            found += detector.observe(event)
+            new = detector.observe(event)
+            if new:
+                found += new
         return found
 
     def standing(self, task_id: TaskId) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -14,6 +13,7 @@ from typing import Final
 from broker.domain.effects import Effect
 from broker.domain.errors import DenialClass, IllegalTransitionError
 from broker.domain.identifiers import ActionId, TaskId
+from broker.domain.one_form import one_form
 from broker.domain.spiffe import SpiffeId
 
 
@@ -135,7 +135,7 @@ def digest_of(arguments: Mapping[str, object]) -> str:
         ValueError: a number is infinite or none.
         TypeError: a value is nothing that JSON has.
     """
-    text = _ONE_FORM.encode(arguments)
+    text = _ONE_FORM(arguments)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -147,6 +147,4 @@ def _as_dict(value: object) -> dict[str, object]:
     raise TypeError(message)
 
 
-_ONE_FORM: Final = json.JSONEncoder(
-    default=_as_dict, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-)
+_ONE_FORM: Final = one_form(ensure_ascii=False, allow_nan=False, default=_as_dict)

@@ -11,12 +11,13 @@ What always holds: an event has no secret in it (rule R6); its facts are plain J
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Final
+
+from broker.domain.one_form import one_form
 
 GENESIS: Final = "0" * 64
 """Stands where the first record's predecessor would be."""
@@ -101,12 +102,12 @@ class ChainFault:
     what: str
 
 
-_CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+_CANONICAL: Final = one_form(ensure_ascii=True, allow_nan=True)
 
 
 def canonical_facts(facts: Mapping[str, object]) -> str:
     """An event's facts, the same for the same content."""
-    return _CANONICAL.encode(facts)
+    return _CANONICAL(facts)
 
 
 def canonical(event: AuditEvent, facts: str = "") -> bytes:

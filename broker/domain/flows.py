@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from broker.domain.classification import Classification
@@ -42,6 +43,7 @@ UNTRUSTED: Final = "untrusted"
 _ORDER: Final = tuple(Classification)
 
 
+@lru_cache(maxsize=64)  # there are fewer
 def labels_of(reads: Reads) -> frozenset[str]:
     """What a task is labelled with after such a step: `read.confidential`, and the ones below it; `untrusted`."""
     up_to = _ORDER[: _ORDER.index(reads.classification) + 1]

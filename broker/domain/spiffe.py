@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 MAX_SPIFFE_ID_BYTES: Final = 2048  # SPIFFE-ID 2.3
@@ -69,11 +70,16 @@ class AgentIdentity:
     @classmethod
     def of(cls, spiffe_id: SpiffeId) -> AgentIdentity | None:
         """Read class and instance from the path; None when the ID does not name an agent instance."""
-        match spiffe_id.path.split("/"):
-            case ["", "agent", agent_class, instance]:
-                return cls(agent_class=agent_class, instance=instance)
-            case _:
-                return None
+        return _identity(spiffe_id.path)
+
+
+@lru_cache(maxsize=1024)  # of an instance at work it is asked again and again
+def _identity(path: str) -> AgentIdentity | None:
+    match path.split("/"):
+        case ["", "agent", agent_class, instance]:
+            return AgentIdentity(agent_class=agent_class, instance=instance)
+        case _:
+            return None
 
 
 def names_an_agent(spiffe_id: SpiffeId) -> bool:

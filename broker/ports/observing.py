@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final, Protocol, TypeAlias
 
 from broker.domain.decision import Decision
+from broker.domain.errors import BrokerError
 
 OK: Final = "OK"
 
@@ -25,6 +26,11 @@ class Outcome:
     """How it ended: whoever does it says so, or the exception does. A word from a small set, never a caller's."""
 
     value: str = OK
+
+    def raised(self, error: BaseException) -> None:
+        """Say that it ended by this, unless something was said."""
+        if self.value == OK:
+            self.value = error.reason if isinstance(error, BrokerError) else type(error).__name__
 
 
 Decided: TypeAlias = Callable[[str, Decision], None]

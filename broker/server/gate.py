@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
@@ -148,8 +148,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self.calls = 0
         """Calls under way that have one answer."""
 
-    @contextmanager
-    def admit(self, method: str, context: _Context, request_id: RequestId) -> Iterator[None]:
+    def admit(self, method: str, context: _Context, request_id: RequestId) -> AbstractContextManager[None]:
         """Everything that is checked before a handler runs, in this order.
 
         1. the broker is not stopping          2. the RPC is listed (R5)
@@ -165,9 +164,7 @@ class Gate(grpc.aio.ServerInterceptor):
             raise ShuttingDownError
         rule = self._rule(method)
         if rule.caller is CallerKind.OPERATOR:
-            with self._admit_operator(rule, context, request_id):
-                yield
-            return
+            return self._admit_operator(rule, context, request_id)
         if self._under_way >= self._max_concurrent_calls:
             raise OverloadedError(_FULL, retry_after=_FULL_FOR)
         self._under_way += 1
@@ -182,15 +179,13 @@ class Gate(grpc.aio.ServerInterceptor):
             def verify_again() -> None:
                 self._verify(method, rule, context)
 
-            token = _current.set(Admitted(caller=caller, verify_again=verify_again))
-            again = _verify_again.set(verify_again)
-            try:
-                yield
-            finally:
-                _verify_again.reset(again)
-                _current.reset(token)
-        finally:
+        except BaseException:
             self._under_way -= 1
+            raise
+        return _Inside(self._left, Admitted(caller=caller, verify_again=verify_again))
+
+    def _left(self) -> None:
+        self._under_way -= 1
 
     @contextmanager
     def _admit_operator(self, rule: RpcRule, context: _Context, request_id: RequestId) -> Iterator[None]:
@@ -402,6 +397,25 @@ class Gate(grpc.aio.ServerInterceptor):
             await _give_up(stop, step)
             if isinstance(answers, AsyncGenerator):
                 await answers.aclose()
+
+
+class _Inside:
+    """Behind the gate: a call of an instance, from its admission to its answer. Not a generator: each call has one."""
+
+    __slots__ = ("_admitted", "_again", "_left", "_token")
+
+    def __init__(self, left: Callable[[], None], admitted: Admitted) -> None:
+        self._left = left
+        self._admitted = admitted
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._admitted)
+        self._again = _verify_again.set(self._admitted.verify_again)
+
+    def __exit__(self, *_error: object) -> None:
+        _verify_again.reset(self._again)
+        _current.reset(self._token)
+        self._left()
 
 
 def _shown(context: _Context) -> tuple[bytes | None, list[bytes]]:

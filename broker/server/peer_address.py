@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
 
 _FAMILIES: Final = frozenset({"ipv4", "ipv6"})
 
 
+@lru_cache(maxsize=1024)  # each call of a connection asks
 def address_of(peer: str) -> str:
     """The IP address without its port; empty for a peer that has none, on a socket of this machine."""
     family, _, rest = peer.partition(":")

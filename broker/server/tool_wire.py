@@ -9,7 +9,7 @@ from typing import Final
 
 from broker.api.v1 import tools_pb2
 from broker.domain.actions import ActionOutcome
-from broker.domain.catalog import Obligations, Tool
+from broker.domain.catalog import NO_OBLIGATIONS, Obligations, Tool
 from broker.domain.errors import DenialClass
 from broker.domain.identifiers import ActionId, TaskId
 from broker.server.bounds import IDENTIFIER, KEY, Problems, task_id
@@ -94,9 +94,9 @@ def authorization_message(found: Authorization) -> tools_pb2.Authorization:
         reason=action.reason,
         text="" if action.allowed else decision.text,
         denial_class=_CLASSES[action.denial_class],
-        expected=sorted(found.expected),
+        expected=sorted(found.expected) if found.expected else (),
         policies=decision.policies,
-        obligations=_obligations(found.obligations) if action.allowed else None,
+        obligations=_obligations(found.obligations),
         position=action.position,
         decided_at=timestamp(action.at),
         warnings=found.warnings,
@@ -140,11 +140,12 @@ def _call(call: tools_pb2.Call, field: str, problems: Problems) -> Call:
             "empty, or 8 to 128 printable ASCII characters without spaces",
         )
     arguments: Mapping[str, object] = {}
-    if len(call.arguments.encode()) > MAX_ARGUMENTS:
+    text = call.arguments
+    if len(text) > MAX_ARGUMENTS or (not text.isascii() and len(text.encode()) > MAX_ARGUMENTS):
         problems.check(False, f"{field}.arguments", f"at most {MAX_ARGUMENTS // 1024} KiB")  # noqa: FBT003
     else:
         try:
-            arguments = arguments_of(call.arguments)
+            arguments = arguments_of(text)
         except ValueError as error:
             problems.check(False, f"{field}.arguments", f"give {error}")  # noqa: FBT003
     return Call(
@@ -197,7 +198,7 @@ def _look_at(value: object) -> None:
             raise ValueError(message)
         match one:
             case str():
-                if any("\ud800" <= character <= "\udfff" for character in one):
+                if not one.isascii() and any("\ud800" <= character <= "\udfff" for character in one):
                     message = "text that is whole: no half of a surrogate pair"
                     raise ValueError(message)
             case dict():
@@ -208,7 +209,9 @@ def _look_at(value: object) -> None:
                 pass
 
 
-def _obligations(found: Obligations) -> tools_pb2.Obligations:
+def _obligations(found: Obligations) -> tools_pb2.Obligations | None:
+    if found == NO_OBLIGATIONS:
+        return None  # as whoever reads it finds it as well
     return tools_pb2.Obligations(
         redact=found.redact, limit_rows=found.limit_rows or 0, credential_role=found.credential_role or ""
     )

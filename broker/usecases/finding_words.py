@@ -13,12 +13,13 @@ from typing import Any, Final
 
 from broker.domain.findings import SIGNAL, RecordedFinding
 from broker.domain.messages import Message
+from broker.domain.one_form import one_form
 from broker.domain.spiffe import AgentIdentity
 
 _MOST_WORDS: Final = 500
 _MOST_EVIDENCE: Final = 16
 _NAME: Final = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
-_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+_ENCODER: Final = one_form(ensure_ascii=True, allow_nan=True)
 
 
 def body_of(finding: RecordedFinding) -> str:
@@ -26,7 +27,7 @@ def body_of(finding: RecordedFinding) -> str:
     found = finding.found
     ours = found.detector != SIGNAL
     agent = AgentIdentity.of(found.instance)
-    return _ENCODER.encode(
+    return _ENCODER(
         {
             "finding": {
                 "id": finding.finding_id,

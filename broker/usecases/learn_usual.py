@@ -37,7 +37,8 @@ RIPE: Final = timedelta(seconds=10)
 MOST_NOTED: Final = 10_000
 """Ended tasks that wait; beyond, further ones teach nothing."""
 
-_AT_ONCE: Final = 200
+_AT_ONCE: Final = 64
+"""Lessons of one round: a busy broker learns from the oldest, and has time for calls."""
 _MOST_FINDINGS: Final = 100
 _TRIES: Final = 5
 

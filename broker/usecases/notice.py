@@ -79,6 +79,8 @@ class Notice:
     ) -> tuple[str, ...]:
         """Notice an event before anything that it allows leaves (`Notices`)."""
         recorded = await self._see(event, request_id, first)
+        if not recorded:
+            return ()
         if any(one.answer.rank >= Answer.APPROVE.rank for one in recorded):
             await self._demand_free(event)
         here = (one for one in recorded if (one.found.at, one.found.task_id) == (event.at, event.task_id))
@@ -132,6 +134,8 @@ class Notice:
     async def _see(self, event: Event, request_id: str, first: Sequence[Change]) -> list[RecordedFinding]:
         try:
             found = await self._watches.observe(event)
+            if not found:
+                return []
             return [await self._answers(found_of(one), request_id=request_id, first=first) for one in found]
         except BaseException as error:
             self._watches.missed(event.instance)  # what was found is not said a second time

@@ -64,7 +64,8 @@ def rule(
         if earlier.denies(task_id, effect, now):
             return Ruling(decision=_denied_before(earlier, effect, task_id, decision.shadow))
     chain_rule = ANY_CHAIN if task_type is None else task_type.chain
-    objection = chain_rule.objection(context.chain, _asked(context).name, now)
+    name = context.role_name if isinstance(context, AcquireContext) else context.tool_name
+    objection = chain_rule.objection(context.chain, name, now)
     if objection is not None:
         return Ruling(
             decision=Decision(

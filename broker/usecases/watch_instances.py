@@ -25,7 +25,7 @@ from weakref import WeakValueDictionary
 
 from broker.anomaly.bounded import Recent
 from broker.anomaly.detector import Parameters
-from broker.anomaly.events import Event, EventKind, in_order, place_of
+from broker.anomaly.events import Event, EventKind, in_order
 from broker.anomaly.findings import Finding
 from broker.anomaly.learning import Model
 from broker.anomaly.watching import Watch, WatchParameters
@@ -339,8 +339,7 @@ class WatchInstances:
 
 def _follows(held: _Held, event: Event) -> bool:
     """Whether nothing is missing between what was seen and this."""
-    last = held.watch.last
-    if held.stale or (last is not None and event.at <= last[0] and place_of(event) <= last):
+    if held.stale or not held.watch.is_next(event):
         return False
     if event.task_id is None:
         return False  # rare; what other replicas saw of the kind is told by the store alone

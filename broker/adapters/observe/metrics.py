@@ -6,8 +6,8 @@ docs/observability.md lists them; a test compares.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -55,6 +55,26 @@ class Health:
     store: bool
     svid_expires_at: datetime | None
     ready: bool
+
+
+class _Watched:
+    """A piece of work under way. Not a generator: each call has one, and twice as much for it counts."""
+
+    __slots__ = ("_began", "_metrics", "_outcome", "_what")
+
+    def __init__(self, metrics: PrometheusMetrics, kind: Kind, name: str) -> None:
+        self._metrics = metrics
+        self._what = (kind, name)
+        self._outcome = Outcome()
+        self._began = time.perf_counter()
+
+    def __enter__(self) -> Outcome:
+        return self._outcome
+
+    def __exit__(self, _kind: object, error: BaseException | None, _where: object) -> None:
+        if error is not None:
+            self._outcome.raised(error)
+        self._metrics.took(*self._what, self._outcome.value, time.perf_counter() - self._began)
 
 
 class PrometheusMetrics:
@@ -171,7 +191,6 @@ class PrometheusMetrics:
         self._server.shutdown()
         self._server.server_close()
 
-    @contextmanager
     def watch(
         self,
         kind: Kind,
@@ -179,17 +198,17 @@ class PrometheusMetrics:
         *,
         task_id: str = "",  # noqa: ARG002
         carrier: Mapping[str, str] | None = None,  # noqa: ARG002
-    ) -> Iterator[Outcome]:
+    ) -> AbstractContextManager[Outcome]:
         """See ports.observing."""
-        outcome, began = Outcome(), time.perf_counter()
-        try:
-            yield outcome
-        finally:
-            key = (kind, name, outcome.value)
-            observed = self._observed.get(key)
-            if observed is None:
-                observed = self._observed[key] = self._work[kind].labels(name, outcome.value)
-            observed.observe(time.perf_counter() - began)
+        return _Watched(self, kind, name)
+
+    def took(self, kind: Kind, name: str, outcome: str, seconds: float) -> None:
+        """Count a piece of work."""
+        key = (kind, name, outcome)
+        observed = self._observed.get(key)
+        if observed is None:
+            observed = self._observed[key] = self._work[kind].labels(name, outcome)
+        observed.observe(seconds)
 
     def heard(self, event: TaskEvent) -> None:
         """An event of some task."""

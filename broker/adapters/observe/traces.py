@@ -66,6 +66,9 @@ class Traces:
         ) as span:
             try:
                 yield outcome
+            except BaseException as error:
+                outcome.raised(error)
+                raise
             finally:
                 span.set_attribute("tasklease.outcome", outcome.value)
                 if outcome.value != OK:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from broker.domain.catalog import Catalog, TaskType
@@ -134,6 +135,7 @@ class CatalogBoundsPolicy:
         return None
 
 
+@lru_cache(maxsize=1024)  # few are said again and again
 def _allow(*policies: str) -> Decision:
     return Decision(verdict=Verdict.ALLOW, policies=tuple(f"catalog:{policy}" for policy in policies))
 

@@ -163,7 +163,7 @@ class CedarPolicies:
 
     def decide(self, context: Context, catalog: Catalog) -> Decision:
         """Decide, whatever it is."""
-        return _guarded(lambda: self._decision(context, catalog), otherwise=_failed(()))
+        return _guarded(lambda: self._decision(context, catalog), otherwise=_FAILED)
 
     def _decision(self, context: Context, catalog: Catalog) -> Decision:
         try:
@@ -244,6 +244,9 @@ def _failed(failing: tuple[str, ...]) -> Decision:
     """Structural: nobody may be asked to grant what was not decided."""
     policies = (ERROR, *(f"{DECISION_PREFIX}{name}" for name in failing))
     return _denied(policies, "the policies could not decide this", DenialClass.STRUCTURAL)
+
+
+_FAILED: Final = _failed(())
 
 
 def _digest(policies: tuple[Policy, ...]) -> str:

@@ -89,10 +89,16 @@ def _value(context: Mapping[str, Any], path: tuple[str, ...]) -> Hashable:
         if not isinstance(found, Mapping) or step not in found:
             return _ABSENT
         found = found[step]
+    return _kept(found)
+
+
+def _kept(found: Any) -> Hashable:  # noqa: ANN401 - Cedar's JSON
     match found:
         case bool():
             return ("bool", found)
         case str() | int():
             return found
+        case list():
+            return ("list", *map(_kept, found))
         case _:
             return ("json", json.dumps(found, sort_keys=True))

@@ -58,6 +58,8 @@ class KeptFacts:
             match change:
                 case c.RecordAction(action=action):
                     self._after(action)
+                case c.Append():
+                    pass  # nothing of it is kept
                 case (
                     c.CreateTask(task=Task(task_id=task_id))
                     | c.TouchTask(task_id=task_id)
@@ -73,8 +75,7 @@ class KeptFacts:
                     # Of a task that holds leases; which one, these do not say.
                     self._drop(task_id for task_id, facts in self._kept.items() if facts.live_leases)
                 case (
-                    c.Append()
-                    | c.AddTaskToken()
+                    c.AddTaskToken()
                     | c.CloseAction()
                     | c.ExtendLease()
                     | c.PostponeRevocation()

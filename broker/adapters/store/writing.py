@@ -5,7 +5,8 @@ Each change is one or two statements whose WHERE clause is its precondition: no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import assert_never
 
 from sqlalchemy import bindparam, case, func, insert, select, update
@@ -203,6 +204,8 @@ def apply(  # noqa: C901, PLR0912, PLR0915 - one arm a change, each a line or tw
                 record = append_to_chain(head, change.event)
                 session.change(_INSERT_AUDIT, **audit_row(record))
                 head = ChainHead(sequence=record.sequence, hash=record.hash)
+            case c.RecordAction():
+                _record_action(session, change.action)
             case c.CreateTask():
                 _create_task(session, change)
             case c.AddTaskToken():
@@ -244,8 +247,6 @@ def apply(  # noqa: C901, PLR0912, PLR0915 - one arm a change, each a line or tw
             case c.ConfirmRevoked():
                 confirmed = session.change(_CONFIRM, b_lease=change.lease_id, b_at=change.at)
                 _demand(confirmed, Conflict.LEASE_STATE)
-            case c.RecordAction():
-                _record_action(session, change.action)
             case c.CloseAction():
                 closed = session.change(
                     _CLOSE_ACTION,
@@ -345,7 +346,7 @@ def _create_lease(session: Session, change: c.CreateLease) -> None:
 
 
 def _record_action(session: Session, action: Action) -> None:
-    names = {f"b_{target.kind.name}": target.name for target in QuarantineTarget.all_of(action.owner)}
+    names = _names_of(action.owner)
     rows = session.rows(TASK_OF_OWNER, b_task=action.task_id, **names) if names else []
     if not rows or rows[0]["state"] != _ACTIVE:
         raise ConflictError(Conflict.TASK_NOT_ACTIVE)
@@ -356,6 +357,11 @@ def _record_action(session: Session, action: Action) -> None:
         session.change(_INSERT_ACTION, **action_row(action))
     except UniqueViolationError as error:
         raise ConflictError(Conflict.CHAIN_MOVED_ON) from error
+
+
+@lru_cache(maxsize=1024)  # each action of an instance asks
+def _names_of(owner: SpiffeId) -> Mapping[str, str]:
+    return {f"b_{target.kind.name}": target.name for target in QuarantineTarget.all_of(owner)}
 
 
 def _issue_lease(session: Session, change: c.IssueLease) -> None:

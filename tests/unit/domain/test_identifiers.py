@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -54,3 +55,18 @@ def test_fractions_are_below_one_and_differ() -> None:
     made = {IDS.fraction() for _ in range(1000)}
     assert all(0 <= fraction < 1 for fraction in made)
     assert len(made) > 990
+
+
+def test_a_forked_child_makes_others_than_its_parent() -> None:
+    IDS.task_id()  # randomness for the next ones is in memory now
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, "\n".join(IDS.task_id()[-16:] for _ in range(100)).encode())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    with os.fdopen(read) as pipe:
+        theirs = set(pipe.read().split())
+    assert len(theirs) == 100
+    assert not theirs & {IDS.task_id()[-16:] for _ in range(200)}

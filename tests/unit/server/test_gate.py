@@ -261,8 +261,10 @@ class Late:
 
 async def test_a_call_whose_deadline_has_passed_is_not_begun(served: Served) -> None:
     context: Any = Late(served.authority.svid().chain)
-    late = served.gate.admit(TASKS + "GetTask", context, RequestId("req-late"))
-    with pytest.raises(CallDeadlineExceededError), late:
+    with (
+        pytest.raises(CallDeadlineExceededError),
+        served.gate.admit(TASKS + "GetTask", context, RequestId("req-late")),
+    ):
         pytest.fail("it was begun")
     assert served.gate._under_way == 0
 
