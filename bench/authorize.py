@@ -49,17 +49,17 @@ Round = Callable[[list[grpc.aio.Channel]], Awaitable[tuple[float, list[float]]]]
 async def calls(measured: Measured, gate_round: Round, *, clients: int, rounds: int) -> dict[str, float]:
     """Calls a second and p99 of both, and of `gate_round` between them, with all clients at once; and one client with 1,000 policies against 100."""
     broker = measured.stack.broker
-    turns: dict[str, Round] = {"echo": _echo_round, "gate": gate_round, "broker": _broker_round}
+    turns: dict[str, Round] = {"echo": _echo_round, "gate": gate_round, "broker": broker_round}
     taken: dict[str, list[float]] = {name: [] for name in turns}
     rates: dict[str, list[float]] = {name: [] for name in turns}
     few: list[float] = []
     many: list[float] = []
     with _echo(measured) as address:
         async with AsyncExitStack() as block:
-            await _policies(broker.policies, applying=100, others=0)
-            echoes = [await block.enter_async_context(_channel(measured, address)) for _ in range(clients)]
+            await have_policies(broker.policies, applying=100, others=0)
+            echoes = [await block.enter_async_context(channel(measured, address)) for _ in range(clients)]
             lines = [
-                await block.enter_async_context(_channel(measured, broker.address)) for _ in range(clients)
+                await block.enter_async_context(channel(measured, broker.address)) for _ in range(clients)
             ]
             for number in range(rounds + 1):
                 for name, turn in turns.items():
@@ -68,9 +68,9 @@ async def calls(measured: Measured, gate_round: Round, *, clients: int, rounds: 
                         taken[name] += times
                         rates[name].append(clients * CHAIN / seconds)
             for others, kept in ((50, few), (950, many)):
-                await _policies(broker.policies, applying=50, others=others)
+                await have_policies(broker.policies, applying=50, others=others)
                 for number in range(rounds + 1):
-                    _, times = await _broker_round(lines[:1])
+                    _, times = await broker_round(lines[:1])
                     kept.extend(times if number else [])
             (broker.policies / "bench.cedar").unlink()
             await asyncio.sleep(2.5)
@@ -126,7 +126,7 @@ def policies_text(*, applying: int, others: int) -> str:
     )
 
 
-async def _policies(folder: Path, *, applying: int, others: int) -> None:
+async def have_policies(folder: Path, *, applying: int, others: int) -> None:
     (folder / "bench.cedar").write_text(policies_text(applying=applying, others=others))
     await asyncio.sleep(4)  # the broker takes them up by itself
 
@@ -201,7 +201,7 @@ def _request(task_id: str) -> tools_pb2.AuthorizeActionRequest:
     )
 
 
-async def _broker_round(channels: list[grpc.aio.Channel]) -> tuple[float, list[float]]:
+async def broker_round(channels: list[grpc.aio.Channel]) -> tuple[float, list[float]]:
     tasks = [tasks_pb2_grpc.TaskServiceStub(channel) for channel in channels]  # type: ignore[no-untyped-call]
     tools = [tools_pb2_grpc.ToolServiceStub(channel) for channel in channels]  # type: ignore[no-untyped-call]
     scope = tasks_pb2.Scope(tools=[TOOL])
@@ -247,7 +247,7 @@ async def timed(clients: list[Callable[[], Awaitable[object]]]) -> tuple[float, 
     return time.perf_counter() - began, times
 
 
-def _channel(measured: Measured, address: str) -> grpc.aio.Channel:
+def channel(measured: Measured, address: str) -> grpc.aio.Channel:
     svid = measured.svid()
     credentials = grpc.ssl_channel_credentials(svid.authorities, svid.key, svid.chain)
     return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)

@@ -77,7 +77,8 @@ async def run(console: Console, scale: float) -> dict[str, float]:
         )
         console.print("anomalies: what watching costs, and how soon a credential is refused")
         found |= anomaly.detectors(benign=_at_least(4000 * scale), each=_at_least(20 * scale))
-        found |= await anomaly.overhead(stack, stack.folder / "anomalies", rounds=_at_least(20 * scale))
+        found |= await anomaly.overhead(stack, clients=16, rounds=_at_least(20 * scale))
+        found |= await anomaly.overhead_alone(stack, stack.folder / "anomalies", rounds=_at_least(20 * scale))
         found |= await anomaly.until_refused(stack, runs=_at_least(100 * scale))
         console.print("launch, with and without a pool")
         found |= await asyncio.to_thread(launch.first_call, stack, runs=_at_least(20 * scale))
@@ -174,6 +175,26 @@ def report(console: Console, found: dict[str, float]) -> None:
                 f"{found['decision.p50_ms_100']:.3f} ms",
                 "",
                 "",
+            ],
+        ],
+    )
+    figures.show(
+        console,
+        f"anomalies ({found['anomaly.attacks']:.0f} attacks and {found['anomaly.benign_tasks']:.0f} benign tasks of held-out seeds)",
+        ["", ""],
+        [
+            ["attacks found", f"{found['anomaly.recall']:.3f}"],
+            ["false alarms in 1,000 benign tasks", f"{found['anomaly.false_per_1000']:.2f}"],
+            ["further actions until it is found, median", f"{found['anomaly.median_actions']:.1f}"],
+            [
+                f"AuthorizeAction watched over not watched ({found['anomaly.overhead_rounds']:.0f} rounds)",
+                f"{found['anomaly.overhead_ratio']:.2f}",
+            ],
+            ["of it: decided and durable, without gRPC", f"{found['anomaly.overhead_alone_ratio']:.2f}"],
+            ["values that one watch holds", f"{found['anomaly.values_per_watch']:.0f}"],
+            [
+                f"from the call until PostgreSQL refuses, p50; p99 ({found['anomaly.refused_runs']:.0f} runs)",
+                "; ".join(f"{found[f'anomaly.refused_{name}_s'] * 1000:.0f} ms" for name in ("p50", "p99")),
             ],
         ],
     )

@@ -41,6 +41,9 @@ _RANKS: Final = (
     frozenset({"prod", "production", "live"}),
 )
 _MOST_LEVEL: Final = 3
+_LEVELS: Final = tuple(f"level:{step}" for step in range(_MOST_LEVEL + 1))
+_POWERS: Final = tuple(f"power:{step}" for step in range(_MOST_LEVEL + 1))
+"""Under which names a model counts them."""
 _KEPT: Final = 5
 """Values that one task's state holds beside its traits and evidence."""
 _MOST_EVIDENCE: Final = 8
@@ -216,9 +219,9 @@ class Escalation:
             return None
         least = 1 if known.tasks >= self._parameters.tasks_for_rare else 2
         level, power = level_of(decided), power_of(decided)
-        if known.share(f"level:{level}") > 0 and known.share(f"power:{power}") > 0:
+        if known.facts.get(_LEVELS[level]) and known.facts.get(_POWERS[power]):
             return None  # so far tasks of the type have been
-        steps_up = max(level - _highest(known, "level"), power - _highest(known, "power"))
+        steps_up = max(level - _highest(known, _LEVELS), power - _highest(known, _POWERS))
         if steps_up < least:
             return None
         if not decided.allowed and reached.mistake in {"", decided.name}:
@@ -309,9 +312,9 @@ class Escalation:
             )
 
 
-def _highest(known: TypeModel, scale: str) -> int:
+def _highest(known: TypeModel, scale: tuple[str, ...]) -> int:
     """How far completed tasks of the type went."""
-    return max((step for step in range(_MOST_LEVEL + 1) if known.share(f"{scale}:{step}") > 0), default=0)
+    return max((step for step, name in enumerate(scale) if known.facts.get(name)), default=0)
 
 
 def rank_of(environment: str) -> int:

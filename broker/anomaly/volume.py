@@ -80,8 +80,8 @@ _SAYS: Final = {
 
 @dataclass(slots=True)
 class _Running:
+    task_type: str
     meters: Meters = field(default_factory=Meters)
-    scores: dict[Meter, float] = field(default_factory=dict)
 
 
 class Volume:
@@ -105,7 +105,7 @@ class Volume:
         decided = event.decided
         if decided is None:
             return ()
-        running = self._running.use(task_id, _Running)
+        running = self._running.use(task_id, lambda: _Running(event.task_type))
         running.meters.count(decided, event.at)
         if self._model.of(event.task_type).tasks < self._parameters.least_tasks:
             alarm = self._beyond_limits(task_id, running)
@@ -139,15 +139,10 @@ class Volume:
     def _beyond_usual(self, event: Event, decided: Decided, running: _Running) -> Alarm | None:
         known, parameters = self._model.of(event.task_type), self._parameters
         for meter, peak in running.meters.peaks.items():
-            moments = known.peaks.get(meter)
-            if moments is None:
+            if peak <= self._honest[meter] or (moments := known.peaks.get(meter)) is None:
                 continue
-            score = moments.score(peak, least_deviation=parameters.least_deviation)
-            running.scores[meter] = score
-            alone = score - parameters.slack
-            if peak <= self._honest[meter] or alone <= 0.0:
-                continue
-            if self._sum(meter, running) <= parameters.enough:
+            alone = moments.score(peak, least_deviation=parameters.least_deviation) - parameters.slack
+            if alone <= 0.0 or self._sum(meter, running) <= parameters.enough:
                 continue
             several = alone <= parameters.enough
             if not several and math.log1p(peak) <= moments.second:
@@ -158,19 +153,30 @@ class Volume:
 
     def _sum(self, meter: Meter, running: _Running) -> float:
         """What this task is beyond the slack, with what the others are where that adds up."""
-        scores = [one.scores.get(meter, 0.0) for one in self._running.values() if one is not running]
-        others = sum(max(0.0, score - self._parameters.slack) for score in scores)
-        own = max(0.0, running.scores[meter] - self._parameters.slack)
-        return own + (self._carried[meter] + others if meter in _ADD_UP else 0.0)
+        own = max(0.0, self._beyond_slack(meter, running) or 0.0)
+        if meter not in _ADD_UP:
+            return own
+        others = [self._beyond_slack(meter, one) for one in self._running.values() if one is not running]
+        return own + self._carried[meter] + sum(max(0.0, beyond or 0.0) for beyond in others)
+
+    def _beyond_slack(self, meter: Meter, running: _Running) -> float | None:
+        """By how many deviations a task is beyond the slack; None where there is nothing to compare it with."""
+        known, parameters = self._model.of(running.task_type), self._parameters
+        moments = known.peaks.get(meter)
+        if moments is None or known.tasks < parameters.least_tasks:
+            return None
+        peak = running.meters.peaks[meter]
+        return moments.score(peak, least_deviation=parameters.least_deviation) - parameters.slack
 
     def _carry(self, task_id: str) -> None:
         running = self._running.get(task_id)
         if running is None:
             return
         self._running.drop(task_id)
-        for meter, score in running.scores.items():
-            total = self._carried[meter] + score - self._parameters.slack
-            self._carried[meter] = min(max(0.0, total), self._parameters.most_carried)
+        for meter, carried in self._carried.items():
+            beyond = self._beyond_slack(meter, running)
+            if beyond is not None:
+                self._carried[meter] = min(max(0.0, carried + beyond), self._parameters.most_carried)
 
 
 def _alarm(decided: Decided, meter: Meter, peak: float, *, several: bool) -> Alarm:
