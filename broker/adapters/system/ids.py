@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from functools import lru_cache
 from typing import Final
 
 from broker.domain.identifiers import ActionId, LeaseId, MessageId, RequestId, TaskId
@@ -70,7 +71,12 @@ _RANDOMNESS: Final = _Randomness()
 
 
 def _ulid() -> str:
-    return _written(time.time_ns() // 1_000_000, _OF_TIME) + _RANDOMNESS.sixteen()
+    return _of_time(time.time_ns() // 1_000_000) + _RANDOMNESS.sixteen()
+
+
+@lru_cache(maxsize=8)  # several are made in a millisecond
+def _of_time(milliseconds: int) -> str:
+    return _written(milliseconds, _OF_TIME)
 
 
 def _written(number: int, shifts: range) -> str:

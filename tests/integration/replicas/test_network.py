@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -19,7 +20,11 @@ from broker.devstack.broker_process import Surroundings
 from broker.devstack.stack import DevStack
 from tests.integration.replicas.network import Network, network
 from tests.integration.replicas.test_replicas import MUST_BE_REFUSED_WITHIN
+from tests.threats.test_anomalies import Session
 from tests.threats.world import World, until, wants_heartbeats
+
+ANSWER = "  - {detectors: [identity-misuse], do: quarantine}\n"
+"""No default: here it is known that each instance calls from one place."""
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +35,8 @@ def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DevStack,
         try:
             stack.up(with_broker=False, replicas=2)
             wants_heartbeats(stack, "3s")
+            (catalog,) = stack.broker.catalog.iterdir()
+            catalog.write_text(catalog.read_text().rstrip() + "\n" + ANSWER)
             hosts.open_doors([stack.postgres.port, int(stack.vault.address.rpartition(":")[2])])
             stack.up()
             yield stack, hosts
@@ -138,3 +145,31 @@ def test_a_quarantine_that_a_replica_could_not_hear_of_holds_there_when_it_is_ba
     with apart.calling(svid) as caller:
         until(lambda: caller.knock().reason == "INSTANCE_QUARANTINED", "refused")
         assert not world.try_declare(caller).ok
+
+
+def is_quarantined(caller: Caller) -> bool:
+    return caller.knock().reason == "INSTANCE_QUARANTINED"
+
+
+def test_an_svid_that_is_used_in_two_places_is_refused_in_both(apart: Apart) -> None:
+    world = apart.world
+    stolen, honest = world.svid(), world.svid()
+    with world.calling(stolen) as here, world.calling(honest) as other:
+        task_id, others = world.declare(here), world.declare(other)
+        session, undisturbed = Session(world, here, task_id), Session(world, other, others)
+        assert session.works()
+        with world.alive(honest, others), world.alive(stolen, task_id):
+            with apart.calling(stolen) as there:
+                there.knock()
+                until(session.refused, "its session has ended", patience=5)
+                for caller in (here, there):
+                    until(partial(is_quarantined, caller), "refused", patience=5)
+            assert undisturbed.works()
+            assert other.knock().ok
+        session.close()
+        undisturbed.close()
+        assert world.complete(other, others).ok
+    found = world.rows("SELECT detector, rule, answer FROM findings WHERE instance = ?", stolen.spiffe_id)
+    assert found == [("identity-misuse", "two-places", "quarantine")]
+    assert world.rows("SELECT 1 FROM findings WHERE instance = ?", honest.spiffe_id) == []
+    world.verify_trail()
