@@ -177,6 +177,8 @@ def decision(found: Authorization) -> dict[str, object]:
         context["text"] = found.decision.text
         context["denial_class"] = "" if denial_class is None else denial_class.value
         context["expected"] = sorted(found.expected)
+    if found.warnings:
+        context["warnings"] = list(found.warnings)
     return {"decision": action.allowed, "context": context}
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -175,7 +175,7 @@ class AcquireCredential:
             raise TaskNotActiveError
         if lease.state is not LeaseState.LIVE:
             raise LeaseNotLiveError
-        return Acquired(lease=lease, secret=acquired.secret, destination=acquired.destination)
+        return replace(acquired, lease=lease)
 
     @property
     def being_made(self) -> frozenset[LeaseId]:

@@ -7,14 +7,17 @@ from datetime import timedelta
 import pytest
 
 from broker.api.v1 import credentials_pb2, tasks_pb2
+from broker.domain.catalog import NO_OBLIGATIONS
+from broker.domain.decision import Decision, Verdict
 from broker.domain.findings import Hold
 from broker.domain.identifiers import VaultLeaseId
 from broker.domain.lease import LeaseState
 from broker.domain.task import EndCause, Outcome, TaskState
-from broker.server import wire
+from broker.server import authzen_wire, tool_wire, wire
 from broker.usecases.acquire_credential import Acquired
+from broker.usecases.authorize_action import Authorization
 from broker.usecases.task_events import EventKind
-from tests.fakes.samples import ACCESSOR, a_lease, a_role, a_task, an_end
+from tests.fakes.samples import ACCESSOR, a_lease, a_role, a_task, an_action, an_end
 from tests.fakes.system import NOON
 
 
@@ -76,6 +79,23 @@ def test_what_was_found_with_an_acquisition_comes_with_its_credential() -> None:
         lease=a_lease(), secret={}, destination=a_role().destination, warnings=("one thing", "another")
     )
     assert list(wire.acquired_message(acquired).warnings) == ["one thing", "another"]
+
+
+def test_what_was_found_with_a_call_comes_with_its_decision_by_either_door() -> None:
+    def decided(*warnings: str) -> Authorization:
+        return Authorization(
+            action=an_action(),
+            decision=Decision(verdict=Verdict.ALLOW, policies=("cedar:yes",)),
+            expected=frozenset(),
+            obligations=NO_OBLIGATIONS,
+            warnings=warnings,
+        )
+
+    assert list(tool_wire.authorization_message(decided("one thing")).warnings) == ["one thing"]
+    context = authzen_wire.decision(decided("one thing"))["context"]
+    assert isinstance(context, dict)
+    assert context["warnings"] == ["one thing"]
+    assert "warnings" not in str(authzen_wire.decision(decided()))
 
 
 def test_times_that_are_not_known_are_not_set() -> None:
