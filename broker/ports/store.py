@@ -348,16 +348,12 @@ class Store(Protocol):
         """Return the newest sightings of an instance, oldest first."""
         ...
 
-    async def take_messages(self, now: datetime, limit: int) -> tuple[Message, ...]:
-        """Return messages whose next attempt is due, oldest first. Taken by one replica alone, for `CLAIM`."""
-        ...
-
     async def message_counts(self) -> Mapping[str, int]:
         """Return how many messages wait for each receiver that some wait for."""
         ...
 
     async def messages_to(self, receiver: str, limit: int) -> tuple[Message, ...]:
-        """Return messages to `receiver`, due or not, oldest first. Taken by nobody: whose turn it is, `take_turn` says."""
+        """Return messages to `receiver`, due or not, oldest first. Whose turn it is to deliver them, `take_turn` says."""
         ...
 
     async def figures(self) -> StoreFigures:

@@ -362,10 +362,6 @@ class FakeStore:
         self._check()
         return self._state.findings.sightings.get(instance, ())
 
-    async def take_messages(self, now: datetime, limit: int) -> tuple[Message, ...]:
-        self._check()
-        return self._state.findings.due(now, limit)
-
     async def message_counts(self) -> Mapping[str, int]:
         self._check()
         return self._state.findings.counts()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 from broker.domain import changes as c
 from broker.domain.errors import FieldInvalidError, FieldViolation
@@ -91,10 +90,6 @@ class Findings:
         ]
         page = tuple(found[:page_size])
         return FindingPage(findings=page, next_token=str(page[-1].number) if len(found) > page_size else "")
-
-    def due(self, now: datetime, limit: int) -> tuple[Message, ...]:
-        due = [one for one in self.messages.values() if one.next_attempt_at <= now]
-        return tuple(sorted(due, key=lambda one: (one.created_at, one.message_id))[:limit])
 
     def counts(self) -> dict[str, int]:
         return dict(Counter(one.receiver for one in self.messages.values()))

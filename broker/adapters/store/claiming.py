@@ -27,15 +27,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
-from broker.adapters.store import message_sql, reading
+from broker.adapters.store import reading
 from broker.adapters.store.claim_sql import NOW, UNTIL
 from broker.adapters.store.rows import lease_of, task_of
-from broker.adapters.store.schema import leases, messages, tasks, turns
+from broker.adapters.store.schema import leases, tasks, turns
 from broker.adapters.store.session import MICROSECOND, Session, Statement
 from broker.domain import changes as c
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import Lease, LeaseState
-from broker.domain.messages import Message
 from broker.domain.task import Task
 
 
@@ -77,7 +76,6 @@ _DUE_FOR_RENEWAL: Final = _claim(reading.DUE_FOR_RENEWAL, leases)
 _EXPIRED: Final = _claim(reading.EXPIRED, leases)
 _TO_REVOKE: Final = _claim(reading.TO_REVOKE, leases)
 _INTENDED: Final = _claim(reading.INTENDED, leases)
-_MESSAGES: Final = _claim(message_sql.DUE, messages)
 _NAMED: Final = _claim(Statement(select(leases).where(leases.c.lease_id == _named("b_leases"))), leases)
 
 _CHANGED_LEASES: Final = Statement(
@@ -157,13 +155,6 @@ class Claims:
         """See ports.store."""
         found = self._leases(session, _INTENDED, besides, b_before=before, b_limit=limit)
         return tuple(sorted(found, key=lambda lease: lease.intended_at))
-
-    def messages(self, session: Session, now: datetime, limit: int) -> tuple[Message, ...]:
-        """See ports.store."""
-        rows = session.rows(_MESSAGES, b_holder=self._holder, b_besides=[], b_now=now, b_limit=limit)
-        return tuple(
-            sorted(map(message_sql.message_of, rows), key=lambda one: (one.created_at, one.message_id))
-        )
 
     def hold(self, session: Session, wanted: Collection[LeaseId]) -> frozenset[LeaseId]:
         """See ports.store."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Final
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
@@ -22,20 +21,9 @@ _INSERT: Final = Statement(
 _POSTPONE: Final = Statement(
     update(messages)
     .where(_BY_ID)
-    .values(
-        attempts=messages.c.attempts + 1,
-        next_attempt_at=bindparam("b_next"),
-        claimed_by=None,
-        claimed_until=None,
-    )
+    .values(attempts=messages.c.attempts + 1, next_attempt_at=bindparam("b_next"))
 )
 _REMOVE: Final = Statement(delete(messages).where(_BY_ID))
-DUE: Final = Statement(
-    select(messages)
-    .where(messages.c.next_attempt_at <= bindparam("b_now"))
-    .order_by(messages.c.created_at, messages.c.message_id)
-    .limit(bindparam("b_limit"))
-)
 _TO: Final = Statement(
     select(messages)
     .where(messages.c.receiver == bindparam("b_receiver"))
@@ -63,18 +51,13 @@ def add(session: Session, message: Message) -> None:
 
 
 def postpone(session: Session, change: c.PostponeMessage) -> None:
-    """A failed attempt; whoever has it lets go of it."""
+    """A failed attempt."""
     session.change(_POSTPONE, b_message=change.message_id, b_next=change.next_attempt_at)
 
 
 def remove(session: Session, change: c.RemoveMessage) -> None:
     """One less."""
     session.change(_REMOVE, b_message=change.message_id)
-
-
-def due(session: Session, now: datetime, limit: int) -> tuple[Message, ...]:
-    """Oldest first."""
-    return tuple(map(message_of, session.rows(DUE, b_now=now, b_limit=limit)))
 
 
 def counts(session: Session) -> dict[str, int]:

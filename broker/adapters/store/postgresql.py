@@ -41,7 +41,6 @@ from broker.domain.errors import StoreUnavailableError
 from broker.domain.hosts import is_loopback
 from broker.domain.identifiers import LeaseId
 from broker.domain.lease import Lease
-from broker.domain.messages import Message
 from broker.domain.task import Task
 from broker.ports.following import TOLD
 
@@ -140,10 +139,6 @@ class PostgresStore(SqlStore):
     ) -> tuple[Lease, ...]:
         """Leases that were intended before `before` and still are."""
         return await self._read(self._claims.intended_leases, before, limit, besides)
-
-    async def take_messages(self, now: datetime, limit: int) -> tuple[Message, ...]:
-        """Messages whose next attempt is due, and that nobody else has."""
-        return await self._read(self._claims.messages, now, limit)
 
     async def hold(self, leases: Collection[LeaseId]) -> frozenset[LeaseId]:
         """Claim these for longer."""

@@ -253,7 +253,5 @@ messages: Final = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("next_attempt_at", BigInteger, nullable=False),
-    Column("claimed_by", String(64)),
-    Column("claimed_until", BigInteger),
-    Index("messages_due", "next_attempt_at"),
+    Index("messages_in_order", "receiver", "created_at", "message_id"),
 )

@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from broker.adapters.store import chain_sql, message_sql, reading
+from broker.adapters.store import chain_sql, reading
 from broker.adapters.store.committing import Applied
 from broker.adapters.store.kept_facts import KeptFacts
 from broker.adapters.store.loop_writer import LoopWriter
@@ -35,7 +35,6 @@ from broker.domain.audit import ChainHead
 from broker.domain.errors import StoreUnavailableError
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import Lease
-from broker.domain.messages import Message
 from broker.domain.task import Task
 from broker.ports.store import ActionFacts
 
@@ -167,10 +166,6 @@ class SqliteStore(SqlStore):
     ) -> tuple[Lease, ...]:
         """Leases that were intended before `before` and still are."""
         return await self._read(_leases, _INTENDED, besides, {"b_before": before, "b_limit": limit})
-
-    async def take_messages(self, now: datetime, limit: int) -> tuple[Message, ...]:
-        """Messages whose next attempt is due."""
-        return await self._read(message_sql.due, now, limit)
 
     async def hold(self, leases: Collection[LeaseId]) -> frozenset[LeaseId]:
         """All of them: nobody else works on any."""

@@ -36,7 +36,7 @@ from broker.domain.findings import Hold
 from broker.domain.identifiers import LeaseId, TaskId
 from broker.domain.lease import LeaseState
 from broker.ports.store import CLAIM, Conflict
-from tests.contract.finding import a_finding, a_message
+from tests.contract.finding import a_finding
 from tests.contract.storing import MANY, add_lease, add_task, end, finish, issue, refused, revoke
 from tests.fakes.samples import TASK, a_lease, a_task, an_action, an_event
 from tests.fakes.system import NOON
@@ -495,17 +495,3 @@ async def test_a_hold_by_one_replica_holds_at_the_other(one: PostgresStore, othe
     await add_task(one, a_task())
     await one.commit([c.HoldTask(task_id=TASK, hold=Hold.FROZEN)])
     assert await refused(other, c.RecordAction(action=an_action(1))) is Conflict.TASK_ON_HOLD
-
-
-async def test_a_message_is_one_replicas_until_it_lets_go_of_it(
-    one: PostgresStore, other: PostgresStore
-) -> None:
-    await one.commit([c.AddMessage(message=a_message("a")), c.AddMessage(message=a_message("b"))])
-    (first,) = await one.take_messages(LATER, 1)
-    assert [message.message_id for message in await other.take_messages(LATER, MANY)] == ["message-b"]
-    assert await one.take_messages(LATER, MANY) == (first,)
-    await one.commit([c.PostponeMessage(message_id=first.message_id, next_attempt_at=LATER)])
-    assert [(message.message_id, message.attempts) for message in await other.take_messages(LATER, MANY)] == [
-        ("message-a", 1),
-        ("message-b", 0),
-    ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -322,8 +321,7 @@ async def test_others_are_told_in_the_same_commits(store: SqliteStore) -> None:
     await broker.answers(a_found(await declared(broker)))
     await broker.answers.drain()
     assert told == [(False, ()), (True, ())]
-    messages = await store.take_messages(broker.clock.now() + timedelta(hours=1), 10)
-    assert len(messages) == 2
+    assert sum((await store.message_counts()).values()) == 2
 
 
 async def _end(broker: Broker, task_id: TaskId) -> None:

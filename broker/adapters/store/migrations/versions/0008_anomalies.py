@@ -77,10 +77,8 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("next_attempt_at", sa.BigInteger, nullable=False),
-        sa.Column("claimed_by", _text(64)),
-        sa.Column("claimed_until", sa.BigInteger),
     )
-    op.create_index("messages_due", "messages", ["next_attempt_at"])
+    op.create_index("messages_in_order", "messages", ["receiver", "created_at", "message_id"])
 
 
 def downgrade() -> None:
