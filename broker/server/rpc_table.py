@@ -48,7 +48,6 @@ class RpcRule:
 _TASKS: Final = "/broker.api.v1.TaskService/"
 _CREDENTIALS: Final = "/broker.api.v1.CredentialService/"
 _TOOLS: Final = "/broker.api.v1.ToolService/"
-_ACTIONS: Final = ("action.allowed", "action.denied", "task.ending", "lease.revoked", "task.ended")
 _QUARANTINES: Final = "/broker.api.v1.QuarantineService/"
 _INSTANCES: Final = "/broker.api.v1.InstanceService/"
 _ANOMALIES: Final = "/broker.api.v1.AnomalyService/"
@@ -59,157 +58,69 @@ _ACTING: Final = frozenset({OperatorRole.OPERATOR})
 _REGISTERING: Final = frozenset({OperatorRole.REGISTRAR})
 _SIGNALLING: Final = frozenset({OperatorRole.SIGNALLER})
 
+_REVOKED: Final = ("lease.revoking", "lease.revoked", "lease.revocation-failed")
+_ENDED: Final = ("task.ending", *_REVOKED, "task.ended")
+_FOUND: Final = ("anomaly.found", "anomaly.answered", "quarantine.imposed", *_ENDED)
+"""What a step of a task may show, and what comes of it."""
+
+
+def _of_anybody(cost: int) -> RpcRule:
+    return RpcRule(caller=CallerKind.INSTANCE, action="-", cost=cost, audited=())
+
+
+def _of_owners(cost: int, *audited: str, action: str = "-") -> RpcRule:
+    return RpcRule(caller=CallerKind.OWNER, action=action, cost=cost, audited=audited)
+
+
+def _of_operators(roles: frozenset[OperatorRole], *audited: str) -> RpcRule:
+    """Each attempt is audited, an agent's as well: as dear as a declaration."""
+    return RpcRule(
+        caller=CallerKind.OPERATOR, action="-", cost=4, audited=(*audited, "operator.refused"), roles=roles
+    )
+
+
 RPCS: Final[Mapping[str, RpcRule]] = MappingProxyType(
     {
         _TASKS + "DeclareTask": RpcRule(
-            caller=CallerKind.INSTANCE, action="declare", cost=4, audited=("task.declared", "task.denied")
+            caller=CallerKind.INSTANCE,
+            action="declare",
+            cost=4,
+            audited=("task.declared", "task.denied", *_FOUND),
         ),
-        _TASKS + "GetTask": RpcRule(caller=CallerKind.OWNER, action="-", cost=1, audited=()),
-        _TASKS + "ListTasks": RpcRule(caller=CallerKind.OWNER, action="-", cost=2, audited=()),
-        _TASKS + "Heartbeat": RpcRule(caller=CallerKind.OWNER, action="-", cost=1, audited=()),
-        _TASKS + "AttachTask": RpcRule(caller=CallerKind.OWNER, action="-", cost=2, audited=()),
-        _TASKS + "CompleteTask": RpcRule(
-            caller=CallerKind.OWNER,
-            action="-",
-            cost=1,
-            audited=("task.ending", "lease.revoked", "lease.revocation-failed", "task.ended"),
-        ),
-        _CREDENTIALS + "AcquireCredential": RpcRule(
-            caller=CallerKind.OWNER,
+        _TASKS + "GetTask": _of_owners(1),
+        _TASKS + "ListTasks": _of_owners(2),
+        _TASKS + "Heartbeat": _of_owners(1),
+        _TASKS + "AttachTask": _of_owners(2),
+        _TASKS + "CompleteTask": _of_owners(1, *_FOUND),
+        _CREDENTIALS + "AcquireCredential": _of_owners(
+            4,
+            *("credential.intended", "credential.denied", "credential.issued", "credential.voided"),
+            *_FOUND,
             action="acquire",
-            cost=4,
-            audited=("credential.intended", "credential.denied", "credential.issued", "credential.voided"),
         ),
-        _CREDENTIALS + "RenewCredential": RpcRule(
-            caller=CallerKind.OWNER, action="-", cost=2, audited=("lease.renewed",)
-        ),
-        _CREDENTIALS + "ReleaseCredential": RpcRule(
-            caller=CallerKind.OWNER,
-            action="-",
-            cost=1,
-            audited=("lease.revoking", "lease.revoked", "lease.revocation-failed"),
-        ),
-        _TOOLS + "ListTools": RpcRule(caller=CallerKind.OWNER, action="-", cost=2, audited=()),
-        _TOOLS + "AuthorizeAction": RpcRule(caller=CallerKind.OWNER, action="call", cost=1, audited=_ACTIONS),
-        _TOOLS + "AuthorizeActions": RpcRule(
-            caller=CallerKind.OWNER, action="call", cost=8, audited=_ACTIONS
-        ),
-        _TOOLS + "ReportOutcome": RpcRule(
-            caller=CallerKind.OWNER, action="-", cost=1, audited=("action.closed",)
-        ),
-        # Each attempt is audited, an agent's as well: as dear as a declaration.
-        _QUARANTINES + "Quarantine": RpcRule(
-            caller=CallerKind.OPERATOR,
-            action="-",
-            cost=4,
-            audited=("quarantine.imposed", "operator.refused", "task.ending", "lease.revoked", "task.ended"),
-            roles=_ACTING,
-        ),
-        _QUARANTINES + "Release": RpcRule(
-            caller=CallerKind.OPERATOR,
-            action="-",
-            cost=4,
-            audited=("quarantine.released", "operator.refused", "task.ending"),
-            roles=_ACTING,
-        ),
-        _QUARANTINES + "ListQuarantines": RpcRule(
-            caller=CallerKind.OPERATOR,
-            action="-",
-            cost=4,
-            audited=("quarantine.listed", "operator.refused"),
-            roles=_LOOKING,
-        ),
-        _LEASES + "ListLeases": RpcRule(
-            caller=CallerKind.OPERATOR,
-            action="-",
-            cost=4,
-            audited=("lease.listed", "operator.refused"),
-            roles=_LOOKING,
-        ),
-        _LEASES + "GetLease": RpcRule(
-            caller=CallerKind.OPERATOR,
-            action="-",
-            cost=4,
-            audited=("lease.listed", "operator.refused"),
-            roles=_LOOKING,
-        ),
-        _LEASES + "RevokeLease": RpcRule(
-            caller=CallerKind.OPERATOR,
-            action="-",
-            cost=4,
-            audited=("lease.revoking", "lease.revoked", "lease.revocation-failed", "operator.refused"),
-            roles=_ACTING,
-        ),
-        _LEASES + "Reconcile": RpcRule(
-            caller=CallerKind.OPERATOR,
-            action="-",
-            cost=4,
-            audited=("lease.reconciled", "lease.revoking", "orphan.revoked", "operator.refused"),
-            roles=_ACTING,
-        ),
-        _ANOMALIES + "ListFindings": RpcRule(
-            caller=CallerKind.OPERATOR,
-            action="-",
-            cost=4,
-            audited=("anomaly.listed", "operator.refused"),
-            roles=_LOOKING,
-        ),
-        _ANOMALIES + "GetFinding": RpcRule(
-            caller=CallerKind.OPERATOR,
-            action="-",
-            cost=4,
-            audited=("anomaly.listed", "operator.refused"),
-            roles=_LOOKING,
-        ),
-        _ANOMALIES + "MarkFinding": RpcRule(
-            caller=CallerKind.OPERATOR,
-            action="-",
-            cost=4,
-            audited=("anomaly.marked", "operator.refused"),
-            roles=_ACTING,
-        ),
-        _ANOMALIES + "LiftHold": RpcRule(
-            caller=CallerKind.OPERATOR,
-            action="-",
-            cost=4,
-            audited=("hold.lifted", "operator.refused"),
-            roles=_ACTING,
-        ),
-        _ANOMALIES + "WatchFindings": RpcRule(
-            caller=CallerKind.OPERATOR,
-            action="-",
-            cost=4,
-            audited=("anomaly.listed", "operator.refused"),
-            roles=_LOOKING,
-        ),
-        _INSTANCES + "ReportEnded": RpcRule(
-            caller=CallerKind.OPERATOR,
-            action="-",
-            cost=4,
-            audited=("instance.ended", "operator.refused", "task.ending", "lease.revoked", "task.ended"),
-            roles=_REGISTERING,
-        ),
-        _SIGNALS + "ReportSignal": RpcRule(
-            caller=CallerKind.OPERATOR,
-            action="-",
-            cost=4,
-            audited=(
-                "signal.received",
-                "anomaly.found",
-                "anomaly.answered",
-                "operator.refused",
-                "quarantine.imposed",
-                "task.ending",
-                "lease.revoked",
-                "task.ended",
-            ),
-            roles=_SIGNALLING,
-        ),
-        "/grpc.health.v1.Health/Check": RpcRule(caller=CallerKind.INSTANCE, action="-", cost=1, audited=()),
-        "/grpc.health.v1.Health/Watch": RpcRule(caller=CallerKind.INSTANCE, action="-", cost=2, audited=()),
-        "/grpc.health.v1.Health/List": RpcRule(caller=CallerKind.INSTANCE, action="-", cost=1, audited=()),
-        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": RpcRule(
-            caller=CallerKind.INSTANCE, action="-", cost=4, audited=()
-        ),
+        _CREDENTIALS + "RenewCredential": _of_owners(2, "lease.renewed"),
+        _CREDENTIALS + "ReleaseCredential": _of_owners(1, *_REVOKED),
+        _TOOLS + "ListTools": _of_owners(2),
+        _TOOLS + "AuthorizeAction": _of_owners(1, "action.allowed", "action.denied", *_FOUND, action="call"),
+        _TOOLS + "AuthorizeActions": _of_owners(8, "action.allowed", "action.denied", *_FOUND, action="call"),
+        _TOOLS + "ReportOutcome": _of_owners(1, "action.closed", *_FOUND),
+        _QUARANTINES + "Quarantine": _of_operators(_ACTING, "quarantine.imposed", *_ENDED),
+        _QUARANTINES + "Release": _of_operators(_ACTING, "quarantine.released", "task.ending"),
+        _QUARANTINES + "ListQuarantines": _of_operators(_LOOKING, "quarantine.listed"),
+        _LEASES + "ListLeases": _of_operators(_LOOKING, "lease.listed"),
+        _LEASES + "GetLease": _of_operators(_LOOKING, "lease.listed"),
+        _LEASES + "RevokeLease": _of_operators(_ACTING, *_REVOKED),
+        _LEASES + "Reconcile": _of_operators(_ACTING, "lease.reconciled", "lease.revoking", "orphan.revoked"),
+        _ANOMALIES + "ListFindings": _of_operators(_LOOKING, "anomaly.listed"),
+        _ANOMALIES + "GetFinding": _of_operators(_LOOKING, "anomaly.listed"),
+        _ANOMALIES + "MarkFinding": _of_operators(_ACTING, "anomaly.marked"),
+        _ANOMALIES + "LiftHold": _of_operators(_ACTING, "hold.lifted"),
+        _ANOMALIES + "WatchFindings": _of_operators(_LOOKING, "anomaly.listed"),
+        _INSTANCES + "ReportEnded": _of_operators(_REGISTERING, "instance.ended", *_ENDED),
+        _SIGNALS + "ReportSignal": _of_operators(_SIGNALLING, "signal.received", *_FOUND),
+        "/grpc.health.v1.Health/Check": _of_anybody(1),
+        "/grpc.health.v1.Health/Watch": _of_anybody(2),
+        "/grpc.health.v1.Health/List": _of_anybody(1),
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _of_anybody(4),
     }
 )
