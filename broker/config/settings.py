@@ -113,7 +113,7 @@ class Limits(_Model):
     max_message_bytes: Annotated[int, Field(ge=4096, le=4 << 20)] = 65536
     max_concurrent_calls: Annotated[int, Field(ge=1, le=100_000)] = 1024
     calls_per_second_per_instance: Annotated[float, Field(gt=0, le=100_000)] = 200
-    burst: Annotated[float, Field(ge=4, le=100_000)] = 400
+    burst: Annotated[float, Field(ge=8, le=100_000)] = 400
 
 
 class RegistrySettings(_Model):

@@ -123,7 +123,7 @@ WRONG: dict[str, tuple[int, str, str, str]] = {
         5, "catalog: c\nlimits: {calls_per_second_per_instance: .nan}", "limits.calls_per_second_per_instance",
         "less than or equal",
     ),
-    "a burst that lets nobody declare": (5, "catalog: c\nlimits: {burst: 3}", "limits.burst", "greater than or equal to 4"),
+    "a burst that lets nobody declare": (5, "catalog: c\nlimits: {burst: 3}", "limits.burst", "greater than or equal to 8"),
     "an endless grace": (5, "catalog: c\nshutdown_grace: 11m", "shutdown_grace", "less than or equal"),
     "another format": (5, "catalog: c\nlog: {format: xml}", "log.format", "input should be 'json' or 'text'"),
     "another level": (5, "catalog: c\nlog: {level: trace}", "log.level", "input should be 'debug', 'info'"),

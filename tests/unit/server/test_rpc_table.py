@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from annotated_types import Ge
 from google.protobuf import descriptor_pool
 from grpc_reflection.v1alpha import reflection_pb2
 
+from broker.config.settings import Limits
 from broker.domain.audit import AuditKind
 from broker.server.rpc_table import RPCS
 from tests.unit.server.served import REFLECTION, Served
@@ -55,3 +57,8 @@ def test_what_changes_something_is_audited() -> None:
     }
     unaudited = {method.rpartition("/")[2] for method, rule in RPCS.items() if not rule.audited}
     assert unaudited == reads
+
+
+def test_no_allowance_is_too_small_for_the_dearest_call() -> None:
+    (least,) = (bound.ge for bound in Limits.model_fields["burst"].metadata if isinstance(bound, Ge))
+    assert least == max(rule.cost for rule in RPCS.values())
