@@ -6,17 +6,16 @@ the position of the next action is a precondition of its commit, so that one tha
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
-from weakref import WeakValueDictionary
 
 from broker.domain.actions import NO_ACTIONS, Action, Chain
 from broker.domain.errors import InstanceQuarantinedError, StoreUnavailableError, TaskNotActiveError
 from broker.domain.identifiers import TaskId
 from broker.ports.store import Conflict, ConflictError, Store
 from broker.usecases.ownership import on_hold
+from broker.usecases.turns import Turns
 
 _TRIES: Final = 5
 """How often a decision is made again because another replica was faster."""
@@ -32,7 +31,7 @@ class Chains:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._kept: OrderedDict[TaskId, Chain] = OrderedDict()
-        self._turns: WeakValueDictionary[TaskId, asyncio.Lock] = WeakValueDictionary()
+        self._turns: Turns[TaskId] = Turns()
 
     async def decided(self, task_id: TaskId, decide: Callable[[], Awaitable[Result]]) -> Result:
         """What `decide` decides and commits, in the task's turn; again when another replica was faster.
@@ -42,10 +41,7 @@ class Chains:
             StoreUnavailableError: others are faster each time.
             Whatever `decide` raises, but for ConflictError.
         """
-        lock = self._turns.get(task_id)
-        if lock is None:
-            lock = self._turns[task_id] = asyncio.Lock()
-        async with lock:
+        async with self._turns.of(task_id):
             for _ in range(_TRIES):
                 try:
                     return await decide()

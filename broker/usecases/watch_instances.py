@@ -21,7 +21,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
-from weakref import WeakValueDictionary
 
 from broker.anomaly.bounded import Recent
 from broker.anomaly.detector import Parameters
@@ -38,6 +37,7 @@ from broker.ports.policy import CatalogSource
 from broker.ports.store import FindingFilter, Store
 from broker.ports.system import Clock
 from broker.usecases.task_work import events_of_instance
+from broker.usecases.turns import Turns
 from broker.usecases.usual import Usual
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class WatchInstances:
         """What was told and is in no store: it is folded again with what is."""
         self._due: dict[SpiffeId, None] = {}
         """Whose watches the next round makes again."""
-        self._turns: WeakValueDictionary[SpiffeId, asyncio.Lock] = WeakValueDictionary()
+        self._turns: Turns[SpiffeId] = Turns()
         self._size = 0
 
     @property
@@ -144,12 +144,11 @@ class WatchInstances:
         if event.kind in _UNSTORED:
             before = self._unstored.get(event.instance) or ()
             self._unstored.put(event.instance, (*before, event)[-_MOST_UNSTORED:])
-        turn = self._turns.get(event.instance)
-        if turn is None or not turn.locked():
+        if not self._turns.is_taken(event.instance):
             held = self._held.get(event.instance)
             if held is not None and _follows(held, event):
                 return self._fold(held, event)
-        async with self._turn(event.instance):
+        async with self._turns.of(event.instance):
             held = self._held.get(event.instance)
             if held is not None:
                 if _follows(held, event):
@@ -231,7 +230,7 @@ class WatchInstances:
         return found
 
     async def _look_at_one(self, instance: SpiffeId) -> tuple[Finding, ...]:
-        async with self._turn(instance):
+        async with self._turns.of(instance):
             held = self._held.get(instance)
             return () if held is not None and not held.stale else await self._make(instance, None)
 
@@ -329,12 +328,6 @@ class WatchInstances:
         held = self._held.pop(instance, None)
         if held is not None:
             self._size -= held.size
-
-    def _turn(self, instance: SpiffeId) -> asyncio.Lock:
-        lock = self._turns.get(instance)
-        if lock is None:
-            lock = self._turns[instance] = asyncio.Lock()
-        return lock
 
 
 def _follows(held: _Held, event: Event) -> bool:
