@@ -14,24 +14,18 @@ from broker.adapters.backends.observing import BackendVerifier
 from broker.adapters.catalog.arguments import SchemaArguments
 from broker.adapters.catalog.files import CatalogFiles
 from broker.adapters.observe.issuer import WatchedIssuer
-from broker.adapters.observe.metrics import Health, PrometheusMetrics
-from broker.adapters.observe.together import Observers
-from broker.adapters.observe.traces import Traces
 from broker.adapters.policy.bounded import BoundedPolicy
 from broker.adapters.policy.catalog_bounds import CatalogBoundsPolicy
 from broker.adapters.policy.files import CandidateFiles, PolicyFiles
 from broker.adapters.signals.building import receivers_of
-from broker.adapters.spire.https_tls import https_context, shown_by
+from broker.adapters.spire.https_tls import shown_by
 from broker.adapters.spire.identity import TrustBundle, WorkloadIdentity
-from broker.adapters.spire.jwt_bundles import JwtBundle, JwtBundles
-from broker.adapters.spire.jwt_verifier import JwtSvidVerifier
 from broker.adapters.spire.tls import server_credentials
 from broker.adapters.spire.verifier import SvidVerifier
 from broker.adapters.store.following import AuditFollower
 from broker.adapters.store.opening import open_store
 from broker.adapters.store.postgresql import PostgresStore
 from broker.adapters.store.quarantine import StoredQuarantine
-from broker.adapters.store.sql_store import SqlStore
 from broker.adapters.store.sqlite import SqliteStore
 from broker.adapters.system.clock import FollowingClock
 from broker.adapters.system.ids import RandomIds
@@ -43,26 +37,25 @@ from broker.adapters.vault.issuer import VaultCredentialIssuer
 from broker.adapters.vault.login import VaultLogin
 from broker.adapters.vault.view import VaultView
 from broker.bootstrap_anomalies import Anomalies
+from broker.bootstrap_doors import FOR_FIRST_SVID, open_authzen_door, open_jwt_door
+from broker.bootstrap_observing import Observing, Round
 from broker.bootstrap_signals import SignalsIn
 from broker.config.settings import Settings
 from broker.domain.changes import Change
 from broker.domain.findings import RecordedFinding
-from broker.ports.identity import Quarantine
-from broker.ports.observing import Observer
 from broker.ports.system import Clock, Steps
 from broker.server.anomalies import AnomalyServicer
 from broker.server.authzen import Authzen
 from broker.server.credentials import CredentialServicer
-from broker.server.gate import Gate, JwtDoor
+from broker.server.gate import Gate
 from broker.server.https.door import HttpsDoor
-from broker.server.https.endpoints import Endpoint
 from broker.server.https.open_door import OpenDoor
 from broker.server.instances import InstanceServicer
 from broker.server.leases import LeaseServicer
 from broker.server.quarantines import QuarantineServicer
 from broker.server.rate_limit import RateLimit
 from broker.server.rounds import run_rounds
-from broker.server.serving import CannotListenError, GrpcServer
+from broker.server.serving import GrpcServer
 from broker.server.tasks import TaskServicer
 from broker.server.tools import ToolServicer
 from broker.usecases.acquire_credential import AcquireCredential
@@ -96,10 +89,6 @@ from broker.usecases.watch_over_tasks import WatchOverTasks
 
 logger = logging.getLogger(__name__)
 
-_Round = tuple[str, Callable[[], Coroutine[Any, Any, object]], timedelta]
-"""Its name, what it does, and how often."""
-
-_FOR_FIRST_SVID: Final = timedelta(seconds=60)
 _SWEEP: Final = timedelta(seconds=0.5)
 _RENEW: Final = timedelta(seconds=1)
 _REFRESH: Final = timedelta(seconds=1)
@@ -164,7 +153,7 @@ class _Broker:
 
         identity = WorkloadIdentity(endpoint_socket=settings.endpoint_socket, expected_id=settings.own_id)
         stack.callback(identity.close)
-        await identity.start(patience=_FOR_FIRST_SVID)
+        await identity.start(patience=FOR_FIRST_SVID)
         connection = VaultConnection(
             address=settings.vault.address,
             ca_file=settings.vault.ca_file,
@@ -182,7 +171,7 @@ class _Broker:
             clock=clock,
         )
         as_broker = AsBroker(connection=connection, login=login)
-        observing = _Observing(settings, stack, clock)
+        observing = Observing(settings, stack, clock)
         events.heard = observing.metrics.heard
         vault = VaultCredentialIssuer(
             as_broker=as_broker, token_role=settings.vault.token_role, store=await store.identity()
@@ -253,7 +242,7 @@ class _Broker:
         def bundle_of(trust_domain: str) -> TrustBundle | None:
             return identity.bundle(trust_domain) if is_listed(trust_domain) else None
 
-        jwt_door = await _jwt_door(settings, stack, is_listed, quarantine, clock)
+        jwt_door = await open_jwt_door(settings, stack, is_listed, quarantine, clock)
         jwt_listen = (
             (settings.jwt_svids.listen, server_credentials(identity, demand_certificate=False))
             if settings.jwt_svids is not None
@@ -411,7 +400,7 @@ class _Broker:
         await end_quarantined()
         await anomalies.answers.take_up()
 
-        rounds: list[_Round] = [
+        rounds: list[Round] = [
             ("end-lapsed", watch.end_lapsed, _SWEEP),
             ("retry", watch.retry, _SWEEP),
             ("hold", revoke_leases.hold, _SWEEP),
@@ -438,7 +427,7 @@ class _Broker:
                 vault=VaultHealth(connection),
             ),
         ]
-        authzen = await _authzen_door(
+        authzen = await open_authzen_door(
             settings,
             stack,
             identity,
@@ -513,7 +502,7 @@ def _following(  # noqa: PLR0913, PLR0917 - whoever has something in memory
     quarantine: QuarantineInstances,
     clock: Clock,
     watches: WatchInstances,
-) -> list[_Round]:
+) -> list[Round]:
     """What listens to other replicas, where there can be any."""
     if isinstance(store, SqliteStore):
         return []
@@ -528,113 +517,6 @@ def _following(  # noqa: PLR0913, PLR0917 - whoever has something in memory
         watches=watches,
     )
     return [("follow-changes", follow_changes, _SWEEP)]
-
-
-class _Observing:
-    """What watches: metrics always, for they cost little, served and traced where the settings say so."""
-
-    def __init__(self, settings: Settings, stack: contextlib.AsyncExitStack, clock: Clock) -> None:
-        self.metrics = PrometheusMetrics()
-        self._clock = clock
-        watching: list[Observer] = [self.metrics]
-        if settings.metrics_listen is not None:
-            try:
-                host, port = self.metrics.serve(settings.metrics_listen)
-            except OSError as error:
-                message = f"metrics_listen: {settings.metrics_listen} cannot be listened on: {error.strerror}"
-                raise CannotListenError(message) from error
-            stack.callback(self.metrics.close)
-            logger.info("metrics at http://%s:%d/metrics", host, port)
-        if settings.tracing is not None:
-            traces = Traces.to(
-                settings.tracing.endpoint, service=str(settings.own_id), sample=settings.tracing.sample
-            )
-            stack.callback(traces.close)
-            watching.append(traces)
-        self.observer = Observers(*watching)
-
-    def rounds(  # noqa: PLR0913 - what is looked at
-        self,
-        *,
-        server: GrpcServer,
-        store: SqlStore,
-        revoke_leases: RevokeLeases,
-        login: VaultLogin,
-        identity: WorkloadIdentity,
-        vault: VaultHealth,
-    ) -> list[_Round]:
-        """What looks again and again."""
-
-        async def readiness() -> None:
-            now = self._clock.now()
-            spire, writable = identity.healthy(now), await store.try_again()
-            ready = login.healthy and spire and writable
-            await server.ready(ready=ready)
-            health = Health(
-                vault=login.healthy and vault.up,
-                spire=spire,
-                store=writable,
-                svid_expires_at=identity.svid_expires_at,
-                ready=ready,
-            )
-            self.metrics.health(health)
-
-        async def figures() -> None:
-            found, under_way = await store.figures(), len(revoke_leases.under_way)
-            self.metrics.figures(found, self._clock.now(), revocations_under_way=under_way)
-
-        return [
-            ("readiness", readiness, _REFRESH / 4),
-            ("vault-health", vault.look, _REFRESH * 2),
-            ("figures", figures, _REFRESH * 2),
-        ]
-
-
-async def _jwt_door(
-    settings: Settings,
-    stack: contextlib.AsyncExitStack,
-    is_listed: Callable[[str], bool],
-    quarantine: Quarantine,
-    clock: Clock,
-) -> JwtDoor | None:
-    """The second way in, where the settings want one."""
-    taken = settings.jwt_svids
-    if taken is None:
-        return None
-    bundles = JwtBundles(endpoint_socket=settings.endpoint_socket)
-    stack.callback(bundles.close)
-    await bundles.start(patience=_FOR_FIRST_SVID)
-
-    def bundle_of(trust_domain: str) -> JwtBundle | None:
-        return bundles.bundle(trust_domain) if is_listed(trust_domain) else None
-
-    return JwtDoor(
-        verifier=JwtSvidVerifier(
-            audience=taken.audience,
-            max_validity=taken.max_validity,
-            bundle_of=bundle_of,
-            quarantine=quarantine,
-            clock=clock,
-        ),
-        methods=frozenset(f"/broker.api.v1.{method}" for method in taken.methods),
-    )
-
-
-async def _authzen_door(
-    settings: Settings,
-    stack: contextlib.AsyncExitStack,
-    identity: WorkloadIdentity,
-    authzen: Authzen,
-    door_of: Callable[[Sequence[Endpoint]], HttpsDoor],
-) -> HttpsDoor | None:
-    """The door for AuthZEN, open, where the settings want one."""
-    if settings.authzen is None:
-        return None
-    door = door_of(authzen.endpoints())
-    await door.start("authzen.listen", settings.authzen.listen, https_context(identity))
-    stack.push_async_callback(door.stop, timedelta())
-    logger.info("AuthZEN on port %d", door.port)
-    return door
 
 
 async def _cancel(work: list[asyncio.Task[None]]) -> None:
