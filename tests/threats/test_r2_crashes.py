@@ -99,7 +99,7 @@ def test_a_crash_while_acquiring_leaves_only_what_a_live_task_owns(world: World,
         with world.calling(svid) as caller:
             assert world.lets_in(world.acquire(caller, task_id)), "the task goes on after the crash"
             assert world.complete(caller, task_id).ok
-        until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
+        world.until_ended(task_id)
     assert world.users() == set()
     assert world.rows("SELECT count(*) FROM leases WHERE state NOT IN ('revoked', 'void')") == [(0,)]
 
@@ -114,7 +114,7 @@ def test_a_crash_while_ending_is_made_good_without_the_agent(world: World, step:
         assert all(world.lets_in(credential) for credential in held)
         assert not world.complete(caller, task_id).ok
     restart_after_crash(world)
-    until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
+    world.until_ended(task_id)
     assert not any(world.lets_in(credential) for credential in held)
     assert world.users() == set()
 
@@ -136,7 +136,7 @@ def test_a_crash_between_a_quarantine_and_what_it_ends_is_made_good(world: World
     with world.calling(svid) as caller:
         assert caller.knock().reason == "INSTANCE_QUARANTINED"
     until(lambda: not any(world.lets_in(credential) for credential in held), "revoked")
-    until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
+    world.until_ended(task_id)
     assert world.rows("SELECT end_cause FROM tasks WHERE task_id = ?", task_id) == [("quarantined",)]
     undo = operators_pb2.ReleaseRequest(target=concerned, reason="the crash came")
     with world.calling(world.svid(path="operator")) as operator:
@@ -189,7 +189,7 @@ def test_a_killed_broker_and_a_dead_agent_leave_nothing(world: World) -> None:
     assert world.lets_in(credential)
     world.stack.broker.start()
     until(lambda: not world.lets_in(credential), "revoked")
-    until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
+    world.until_ended(task_id)
 
 
 def test_the_trail_is_whole_after_a_crash(world: World) -> None:

@@ -49,7 +49,7 @@ def test_with_vault_down_the_task_is_seen_to_be_ending_and_survives_a_restart(wo
     world.stack.broker.launch()  # it cannot get ready while Vault is away
     world.stack.start_part(vault.NAME)
     until(lambda: not world.lets_in(credential), "revoked when Vault is back")
-    until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
+    world.until_ended(task_id)
     until(world.stack.broker.healthy, "ready")
 
 

@@ -13,7 +13,7 @@ import pytest
 from broker.api.v1 import tasks_pb2
 from broker.devstack.stack import DevStack
 from broker.devstack.vault import database_role
-from tests.threats.world import World, until
+from tests.threats.world import World
 
 OBSERVER = """\
 credential_roles:
@@ -95,7 +95,7 @@ def test_what_vault_forgot_to_revoke_is_not_said_to_be_revoked(world: World) -> 
     username = credential.secret["username"]
     with psycopg.connect(world.stack.postgres.admin_dsn, autocommit=True) as admin:
         admin.execute(f'DROP OWNED BY "{username}"; DROP ROLE "{username}"')
-    until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended, once it is refused")
+    world.until_ended(task_id)
 
 
 def test_a_session_that_outlives_its_credential_is_not_said_to_be_over(world: World) -> None:
@@ -111,7 +111,7 @@ def test_a_session_that_outlives_its_credential_is_not_said_to_be_over(world: Wo
             assert world.complete(caller, task_id).message.task.state == tasks_pb2.TASK_STATE_ENDING
             assert not world.lets_in(credential)
             assert session.execute("SELECT count(*) FROM orders").fetchone() == (250,)
-    until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended, once the session is over")
+    world.until_ended(task_id)
 
 
 def test_the_broker_gets_no_more_in_vault_than_the_observer(world: World) -> None:

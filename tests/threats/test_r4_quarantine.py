@@ -188,7 +188,7 @@ def test_with_vault_down_it_is_out_at_once_and_the_operator_is_told_what_is_left
         assert refused(caller.knock())
     world.stack.up()
     until(lambda: not world.lets_in(credential), "revoked")
-    until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
+    world.until_ended(task_id)
 
 
 def test_a_storm_of_calls_gets_nothing_out_after_the_answer(world: World) -> None:
@@ -217,7 +217,7 @@ def test_a_storm_of_calls_gets_nothing_out_after_the_answer(world: World) -> Non
         stop.set()
         for thread in threads:
             thread.join()
-    until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
+    world.until_ended(task_id)
     assert len(got) <= before + len(threads)  # answers that were on their way
     assert not any(world.lets_in(one) for one in got)
     assert world.users() == set()

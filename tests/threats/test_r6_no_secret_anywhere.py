@@ -8,7 +8,7 @@ from pathlib import Path
 
 from broker.devstack import broker_process, vault
 from broker.devstack.parts import REPOSITORY
-from tests.threats.world import ROLE, World, until
+from tests.threats.world import ROLE, World
 
 
 def _written(world: World) -> dict[str, bytes]:
@@ -61,7 +61,7 @@ def test_the_search_finds_what_is_there(world: World) -> None:
         task_id = world.declare(caller)
         lease_id = world.acquire(caller, task_id).lease.lease_id
         world.complete(caller, task_id)
-    until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
+    world.until_ended(task_id)
     found = _written(world)
     assert any(lease_id.encode() in content for name, content in found.items() if "broker.db" in name)
     assert lease_id.encode() in found["audit list"]

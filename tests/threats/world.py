@@ -213,6 +213,24 @@ class World:
         with closing(sqlite3.connect(f"file:{self.store}?mode=ro", uri=True)) as connection:
             return connection.execute(query, values).fetchall()
 
+    def until_ended(self, task_id: str) -> None:
+        """Wait for a task's end.
+
+        Raises:
+            AssertionError: it does not end; says how far it came, and what the brokers say.
+        """
+        try:
+            until(lambda: self.kinds(task_id)[-1:] == ["task.ended"], "ended")
+        except AssertionError as error:
+            leases = self.rows(
+                "SELECT lease_id, state, attempts, next_attempt_at FROM leases WHERE task_id = ?", task_id
+            )
+            logs = "\n".join(
+                file.read_text()[-4000:] for file in self.stack.log_files() if "broker" in file.name
+            )
+            message = f"{error}: {self.kinds(task_id)}, {leases} at {time.time():.0f}\n{logs}"
+            raise AssertionError(message) from None
+
     def kinds(self, task_id: str) -> list[str]:
         """The audit trail of a task."""
         found = self.rows("SELECT kind FROM audit_records WHERE task_id = ? ORDER BY sequence", task_id)

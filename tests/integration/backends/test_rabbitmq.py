@@ -21,7 +21,7 @@ from broker.domain.secret import Secret
 from tests.contract.verifying import PATIENCE, VerifierCases
 from tests.fakes.samples import a_role
 from tests.integration.backends.rabbit import Rabbit, rabbit
-from tests.threats.world import World, until
+from tests.threats.world import World
 
 EVERYTHING = {"configure": ".*", "write": ".*", "read": ".*"}
 ROLES = """version: 1
@@ -189,7 +189,7 @@ def test_a_user_of_a_task_ends_with_it_and_so_does_its_connection(world: World, 
             world.complete(caller, task_id)
             connection.settimeout(10)
             assert connection.recv(1000), "the server says that it closes"
-        until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
+        world.until_ended(task_id)
         assert not any(server.lets_in(*login) for login in logins)
     accounts = {name for (name,) in world.rows("SELECT account FROM leases WHERE task_id = ?", task_id)}
     assert accounts == {name for name, _password in logins}

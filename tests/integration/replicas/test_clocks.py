@@ -84,7 +84,7 @@ def test_work_passes_from_one_to_the_other_as_soon_as_with_right_clocks(skewed: 
     world.stack.kill_part("broker")
     took = until(lambda: not world.lets_in(credential), "refused")
     assert took < 20, "a heartbeat and a claim, and not a minute"
-    until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
+    world.until_ended(task_id)
     ((at,),) = world.rows("SELECT at FROM audit_records WHERE task_id = ? AND kind = 'task.ended'", task_id)
     assert abs(at / 1e6 - time.time()) < 15, "the trail has the database's time"
 

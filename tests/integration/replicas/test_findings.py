@@ -29,7 +29,7 @@ def hammers(
         if answer.reason == "TASK_NOT_ACTIVE":
             break
         time.sleep(1.2)  # longer than it takes a replica to hear of what the other did
-    until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "the task is ended")
+    world.until_ended(task_id)
     rows = world.rows("SELECT detector, rule, evidence, answer FROM findings WHERE task_id = ?", task_id)
     return [(str(d), str(rule), len(json.loads(evidence)), str(answer)) for d, rule, evidence, answer in rows]
 

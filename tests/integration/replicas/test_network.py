@@ -124,7 +124,7 @@ def test_what_was_declared_at_a_replica_that_is_cut_off_is_ended_by_the_other(ap
         assert all(world.lets_in(credential) for credential in held)
     with apart.network.cut():
         until(lambda: not any(world.lets_in(credential) for credential in held), "refused")
-        until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended by the dead man's switch")
+        world.until_ended(task_id)
         until(lambda: not apart.ready(), "it says that it can do nothing")
     until(apart.ready, "ready again")
     with apart.calling(svid) as caller:

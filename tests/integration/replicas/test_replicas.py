@@ -108,7 +108,7 @@ def test_one_that_is_killed_while_it_ends_a_task_is_taken_over_from(world: World
     gone = time.monotonic()
     took = seconds_until(lambda: not any(world.lets_in(one) for one in held), "refused", gone)
     assert took < MUST_BE_REFUSED_WITHIN
-    until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
+    world.until_ended(task_id)
     assert not world.stack.is_running("broker"), "the other one did it"
     assert world.users() == set()
     assert world.rows("SELECT count(*) FROM leases WHERE state NOT IN ('revoked', 'void')") == [(0,)]
@@ -163,7 +163,7 @@ def test_a_dead_agent_is_noticed_by_whoever_is_left(world: World) -> None:
         credential = world.acquire(caller, task_id)
     world.stack.kill_part("broker-2")
     until(lambda: not world.lets_in(credential), "refused, by the dead man's switch")
-    until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
+    world.until_ended(task_id)
 
 
 def test_work_that_a_dead_backend_holds_up_is_done_by_one_of_them_when_it_is_back(world: World) -> None:
@@ -175,7 +175,7 @@ def test_work_that_a_dead_backend_holds_up_is_done_by_one_of_them_when_it_is_bac
         world.stack.kill_part("broker")
     world.stack.start_part("vault")
     until(lambda: not any(world.lets_in(one) for one in held), "refused")
-    until(lambda: world.kinds(task_id)[-1:] == ["task.ended"], "ended")
+    world.until_ended(task_id)
     world.verify_trail()
 
 
