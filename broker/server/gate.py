@@ -96,7 +96,7 @@ class Admitted:
 _current: ContextVar[Admitted] = ContextVar("admitted")
 _operating: ContextVar[OperatorCaller] = ContextVar("operating")
 _verify_again: ContextVar[Callable[[], None]] = ContextVar("verify_again")
-"""Raises when whoever calls, agent or operator, could no longer make the call."""
+"""Raises when an operator could no longer make the call."""
 
 
 def admitted() -> Admitted:
@@ -366,7 +366,8 @@ class Gate(grpc.aio.ServerInterceptor):
             ShuttingDownError: the broker is stopping.
             BrokerError: the caller is no longer who may call.
         """
-        verify_again = _verify_again.get()
+        inside = _current.get(None)
+        verify_again = _verify_again.get() if inside is None else inside.verify_again
         step: asyncio.Future[Any] | None = None
         stop = asyncio.ensure_future(self.stopping.wait())
         try:
@@ -402,7 +403,7 @@ class Gate(grpc.aio.ServerInterceptor):
 class _Inside:
     """Behind the gate: a call of an instance, from its admission to its answer. Not a generator: each call has one."""
 
-    __slots__ = ("_admitted", "_again", "_left", "_token")
+    __slots__ = ("_admitted", "_left", "_token")
 
     def __init__(self, left: Callable[[], None], admitted: Admitted) -> None:
         self._left = left
@@ -410,10 +411,8 @@ class _Inside:
 
     def __enter__(self) -> None:
         self._token = _current.set(self._admitted)
-        self._again = _verify_again.set(self._admitted.verify_again)
 
     def __exit__(self, *_error: object) -> None:
-        _verify_again.reset(self._again)
         _current.reset(self._token)
         self._left()
 
