@@ -52,27 +52,27 @@ def watched(world: World) -> Iterator[World]:
     log = world.stack.log_files([broker_process.NAME])[0]
     before = catalog.read_text()
 
-    def changes(what: str) -> int:
-        return log.read_text().count(f"{what} changed")
+    def changes() -> int:
+        return log.read_text().count("policies changed")  # after a change of the catalog as well
 
     more = before.partition("\nanswers:")[0].replace(
         "query-orders, read-mail", f"query-orders, {NAMES}, read-mail"
     )
-    seen = changes("catalog")
+    seen = changes()
     catalog.write_text(more.replace("\ntools:\n", "\ntools:" + TOOLS, 1) + ANSWERS)
-    until(lambda: changes("catalog") > seen, "another catalog is taken up")
-    seen = changes("policies")
+    until(lambda: changes() > seen, "another catalog is taken up")
+    seen = changes()
     rule.write_text(POLICY)
-    until(lambda: changes("policies") > seen, "another policy is taken up")
+    until(lambda: changes() > seen, "another policy is taken up")
     try:
         yield world
     finally:
-        seen = changes("policies")
+        seen = changes()
         rule.unlink()
-        until(lambda: changes("policies") > seen, "the policy is gone")
-        seen = changes("catalog")
+        until(lambda: changes() > seen, "the policy is gone")
+        seen = changes()
         catalog.write_text(before)
-        until(lambda: changes("catalog") > seen, "the catalog is as before")
+        until(lambda: changes() > seen, "the catalog is as before")
 
 
 def call(caller: Caller, task_id: str, tool: str, **arguments: object) -> Answer:

@@ -221,7 +221,7 @@ def process_left_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What `serve` does to its own process, it does not do to this one; and it does not wait long for SPIRE."""
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     monkeypatch.setattr(serve_module, "set_up_logging", lambda **_: logging.disable(logging.CRITICAL))
-    monkeypatch.setattr(bootstrap, "_FOR_FIRST_SVID", timedelta(seconds=0.2))
+    monkeypatch.setattr(bootstrap, "FOR_FIRST_SVID", timedelta(seconds=0.2))
     yield
     logging.disable(logging.NOTSET)
 
@@ -310,7 +310,7 @@ def test_without_spire_it_says_where_it_asked_and_what_to_check(tmp_path: Path) 
 @pytest.fixture
 def workload_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of one that gives the broker its SVID."""
-    monkeypatch.setattr(bootstrap, "_FOR_FIRST_SVID", timedelta(seconds=20))
+    monkeypatch.setattr(bootstrap, "FOR_FIRST_SVID", timedelta(seconds=20))
     with tempfile.TemporaryDirectory(prefix="tl-") as folder:  # short enough for a Unix socket
         api = WorkloadApi(Path(folder) / "agent.sock")
         api.give(Authority().broker_svid())
