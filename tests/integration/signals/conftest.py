@@ -77,12 +77,16 @@ def world(tmp_path_factory: pytest.TempPathFactory, jwks: Path, receiver: Receiv
     secret = tmp_path_factory.mktemp("secrets") / "soc"
     secret.write_text("whsec_" + base64.b64encode(SECRET).decode())
 
+    folder = tmp_path_factory.mktemp("signals")
+
     def with_signals(broker: BrokerProcess) -> str:
+        if not broker.folder.is_relative_to(folder):
+            return configuration(broker)  # of another stack of this session
         return _with_signals(configuration(broker), jwks, events_port(broker), receiver.url, secret)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(BrokerProcess, "_configuration", with_signals)
-        with a_stack(tmp_path_factory.mktemp("signals")) as stack:
+        with a_stack(folder) as stack:
             yield World(stack, tmp_path_factory.mktemp("world"))
 
 
