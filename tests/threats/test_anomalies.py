@@ -14,7 +14,7 @@ from broker.api.v1 import tools_pb2
 from broker.client import Svid
 from broker.demo.callers import Answer, Caller
 from broker.devstack import broker_process
-from broker.usecases.usual import KEPT
+from broker.usecases.usual import KEPT, read
 from tests.threats.world import World, key, until
 
 QUICKLY = 5.0
@@ -46,33 +46,18 @@ forbid (principal, action == Tasklease::Action::"call", resource == Tasklease::T
 @pytest.fixture
 def watched(world: World) -> Iterator[World]:
     """With tools for it, a canary among them, and the hardest answer to whatever is found."""
-    broker = world.stack.broker
-    (catalog,) = broker.catalog.iterdir()
-    rule = broker.policies / "test.cedar"
-    log = world.stack.log_files([broker_process.NAME])[0]
-    before = catalog.read_text()
-
-    def changes() -> int:
-        return log.read_text().count("policies changed")  # after a change of the catalog as well
-
-    more = before.partition("\nanswers:")[0].replace(
+    rule = world.stack.broker.policies / "test.cedar"
+    more = world.catalog_without_answers().replace(
         "query-orders, read-mail", f"query-orders, {NAMES}, read-mail"
     )
-    seen = changes()
-    catalog.write_text(more.replace("\ntools:\n", "\ntools:" + TOOLS, 1) + ANSWERS)
-    until(lambda: changes() > seen, "another catalog is taken up")
-    seen = changes()
-    rule.write_text(POLICY)
-    until(lambda: changes() > seen, "another policy is taken up")
-    try:
-        yield world
-    finally:
-        seen = changes()
-        rule.unlink()
-        until(lambda: changes() > seen, "the policy is gone")
-        seen = changes()
-        catalog.write_text(before)
-        until(lambda: changes() > seen, "the catalog is as before")
+    with world.taking_up(more.replace("\ntools:\n", "\ntools:" + TOOLS, 1) + ANSWERS):
+        with world.policies_change():
+            rule.write_text(POLICY)
+        try:
+            yield world
+        finally:
+            with world.policies_change():
+                rule.unlink()
 
 
 def call(caller: Caller, task_id: str, tool: str, **arguments: object) -> Answer:
@@ -166,10 +151,7 @@ def uses_what_is_over(world: World, caller: Caller, _svid: Svid, _task_id: str) 
 def learned(world: World) -> int:
     """Completed tasks that were learned from."""
     rows = world.rows("SELECT data FROM models")
-    if not rows:
-        return 0
-    types = json.loads(rows[0][0])["types"]
-    return int(types.get("reconcile-invoices", {}).get("tasks", 0))
+    return read(rows[0][0]).of("reconcile-invoices").tasks if rows else 0
 
 
 def teach(world: World) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from broker.api.v1 import tools_pb2
 from broker.demo.callers import Caller
-from broker.devstack import broker_process
-from tests.threats.world import ROLE, World, key, until
+from tests.threats.world import ROLE, World, key
 
 OURS = """
 @id("test.ours")
@@ -44,43 +42,15 @@ MORE_TOOLS = """
 """
 
 
-@contextmanager
-def taking_up(world: World, catalog_text: str) -> Iterator[None]:
-    """The broker has this catalog, and the one of before again at the end."""
-    (catalog,) = world.stack.broker.catalog.iterdir()
-    before = catalog.read_text()
-    with policies_change(world):
-        catalog.write_text(catalog_text)
-    try:
-        yield
-    finally:
-        with policies_change(world):
-            catalog.write_text(before)
-
-
-@contextmanager
-def policies_change(world: World) -> Iterator[None]:
-    """Wait until the broker has taken up what is changed here."""
-    log = world.stack.log_files([broker_process.NAME])[0]
-
-    def changes() -> int:
-        return log.read_text().count("policies changed")
-
-    seen = changes()
-    yield
-    until(lambda: changes() > seen, "what was changed is taken up")
-
-
 def noting(world: World) -> str:
     """The catalog with which anomalies are noted alone: what sticks is looked at here, by trying again."""
-    (catalog,) = world.stack.broker.catalog.iterdir()
-    return catalog.read_text().partition("\nanswers:")[0] + "\nanswers:\n  - {do: note}\n"
+    return world.catalog_without_answers() + "\nanswers:\n  - {do: note}\n"
 
 
 @pytest.fixture
 def noted(world: World) -> Iterator[World]:
     """Whatever was learned from the tasks of other tests ends no task."""
-    with taking_up(world, noting(world)):
+    with world.taking_up(noting(world)):
         yield world
 
 
@@ -92,13 +62,13 @@ def ruled(world: World) -> Iterator[World]:
         "query-orders, read-mail", "query-orders, mail-anybody, dump-orders, read-mail"
     )
     more = tools.replace("\ntools:\n", "\ntools:" + MORE_TOOLS % world.stack.postgres.port, 1)
-    with taking_up(world, more):
-        with policies_change(world):
+    with world.taking_up(more):
+        with world.policies_change():
             rule.write_text(OURS)
         try:
             yield world
         finally:
-            with policies_change(world):
+            with world.policies_change():
                 rule.unlink()
 
 

@@ -20,6 +20,7 @@ from broker.api.v1 import credentials_pb2, tasks_pb2
 from broker.client import Broker, StaticIdentity, Svid
 from broker.demo.callers import Answer, Caller, calling, svid_of
 from broker.demo.database import is_refusal
+from broker.devstack import broker_process
 from broker.devstack.parts import REPOSITORY
 from broker.devstack.stack import DevStack
 
@@ -213,14 +214,44 @@ class World:
         with closing(sqlite3.connect(f"file:{self.store}?mode=ro", uri=True)) as connection:
             return connection.execute(query, values).fetchall()
 
+    def catalog_without_answers(self) -> str:
+        """The broker's catalog, up to its answers to anomalies, which stand at its end."""
+        (catalog,) = self.stack.broker.catalog.iterdir()
+        return catalog.read_text().partition("\nanswers:")[0]
+
+    @contextmanager
+    def taking_up(self, catalog_text: str) -> Iterator[None]:
+        """The broker has this catalog, and the one of before again at the end."""
+        (catalog,) = self.stack.broker.catalog.iterdir()
+        before = catalog.read_text()
+        with self.policies_change():
+            catalog.write_text(catalog_text)
+        try:
+            yield
+        finally:
+            with self.policies_change():
+                catalog.write_text(before)
+
+    @contextmanager
+    def policies_change(self) -> Iterator[None]:
+        """Wait until the broker has taken up what is changed here: another catalog has its policies read again as well."""
+        log = self.stack.log_files([broker_process.NAME])[0]
+
+        def changes() -> int:
+            return log.read_text().count("policies changed")
+
+        seen = changes()
+        yield
+        until(lambda: changes() > seen, "what was changed is taken up")
+
     def until_ended(self, task_id: str) -> None:
-        """Wait for a task's end: what was found in it may be recorded to be answered after that.
+        """Wait for a task's end, after which nothing of it is recorded.
 
         Raises:
             AssertionError: it does not end; says how far it came, and what the brokers say.
         """
         try:
-            until(lambda: "task.ended" in self.kinds(task_id), "ended")
+            until(lambda: self.kinds(task_id)[-1:] == ["task.ended"], "ended")
         except AssertionError as error:
             leases = self.rows(
                 "SELECT lease_id, state, attempts, next_attempt_at FROM leases WHERE task_id = ?", task_id
