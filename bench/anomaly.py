@@ -4,15 +4,14 @@ takes away, and how well the detectors do on seeds that nothing was set by."""
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sqlite3
 import time
-from contextlib import AsyncExitStack, closing, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from statistics import median
 
-from bench.authorize import broker_round, channel, have_policies
+from bench.authorize import broker_round, channels, have_policies
 from bench.authorize_parts import decisions, round_of
 from bench.blindable_broker import BLIND, SEEING
 from bench.complete import all_refused_after
@@ -22,7 +21,7 @@ from broker.anomaly.escalation import EscalationParameters
 from broker.client import Broker, TaskEnded
 from broker.demo.database import lets_in
 from broker.devstack import broker_process
-from broker.usecases.usual import KEPT
+from broker.usecases.usual import KEPT, read
 from tests.scenarios.anomaly.corpus import HELD_OUT, attacks, benign_tasks, learned
 from tests.scenarios.anomaly.measure import measure
 
@@ -60,10 +59,7 @@ async def overhead(measured: Measured, *, clients: int, rounds: int) -> dict[str
     try:
         await have_policies(broker.policies, applying=100, others=0)
         await _teach(measured, clients)
-        async with AsyncExitStack() as block:
-            lines = [
-                await block.enter_async_context(channel(measured, broker.address)) for _ in range(clients)
-            ]
+        async with channels(measured, broker.address, clients) as lines:
             for number in range(rounds + 1):
                 took = {}
                 for how in (BLIND, SEEING) if number % 2 else (SEEING, BLIND):
@@ -80,11 +76,7 @@ async def overhead(measured: Measured, *, clients: int, rounds: int) -> dict[str
 async def _teach(measured: Measured, clients: int) -> None:
     """Complete tasks until the broker judges by a model of their type: a watch that was begun before never does."""
     store = measured.stack.broker.folder / "broker.db"
-    async with AsyncExitStack() as block:
-        lines = [
-            await block.enter_async_context(channel(measured, measured.stack.broker.address))
-            for _ in range(clients)
-        ]
+    async with channels(measured, measured.stack.broker.address, clients) as lines:
         end_of_patience = time.monotonic() + 120
         while _learned(store) < EscalationParameters().least_tasks:
             assert time.monotonic() < end_of_patience, "nothing is learned"
@@ -96,7 +88,7 @@ async def _teach(measured: Measured, clients: int) -> None:
 def _learned(store: Path) -> int:
     with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
         row = connection.execute("SELECT data FROM models").fetchone()
-    return 0 if row is None else int(json.loads(row[0])["types"].get(TASK_TYPE, {}).get("tasks", 0))
+    return 0 if row is None else read(row[0]).of(TASK_TYPE).tasks
 
 
 async def overhead_alone(measured: Measured, folder: Path, *, rounds: int) -> dict[str, float]:

@@ -13,8 +13,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -55,12 +55,11 @@ async def calls(measured: Measured, gate_round: Round, *, clients: int, rounds: 
     few: list[float] = []
     many: list[float] = []
     with _echo(measured) as address:
-        async with AsyncExitStack() as block:
-            await have_policies(broker.policies, applying=100, others=0)
-            echoes = [await block.enter_async_context(channel(measured, address)) for _ in range(clients)]
-            lines = [
-                await block.enter_async_context(channel(measured, broker.address)) for _ in range(clients)
-            ]
+        await have_policies(broker.policies, applying=100, others=0)
+        async with (
+            channels(measured, address, clients) as echoes,
+            channels(measured, broker.address, clients) as lines,
+        ):
             for number in range(rounds + 1):
                 for name, turn in turns.items():
                     seconds, times = await turn(echoes if name == "echo" else lines)
@@ -247,7 +246,14 @@ async def timed(clients: list[Callable[[], Awaitable[object]]]) -> tuple[float, 
     return time.perf_counter() - began, times
 
 
-def channel(measured: Measured, address: str) -> grpc.aio.Channel:
+@asynccontextmanager
+async def channels(measured: Measured, address: str, clients: int) -> AsyncIterator[list[grpc.aio.Channel]]:
+    """Of as many instances, each of its own."""
+    async with AsyncExitStack() as block:
+        yield [await block.enter_async_context(_channel(measured, address)) for _ in range(clients)]
+
+
+def _channel(measured: Measured, address: str) -> grpc.aio.Channel:
     svid = measured.svid()
     credentials = grpc.ssl_channel_credentials(svid.authorities, svid.key, svid.chain)
     return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)

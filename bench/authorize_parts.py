@@ -47,7 +47,7 @@ from broker.usecases.caller import Caller
 from broker.usecases.chains import Chains
 from broker.usecases.judging import Call
 from broker.usecases.notice import Notice
-from broker.usecases.noticing import NothingNoticed
+from broker.usecases.noticing import NothingNoticed, Notices
 from broker.usecases.task_work import declared_event
 from broker.usecases.watch_instances import WatchInstances
 
@@ -79,7 +79,7 @@ class Deciding:
     authorize: AuthorizeAction
     store: SqliteStore
     watches: WatchInstances
-    watched: bool
+    notice: Notices
 
 
 @asynccontextmanager
@@ -95,6 +95,15 @@ async def decisions(measured: Measured, folder: Path, *, watched: bool) -> Async
     try:
         await store.commit([Append(event=_event())])
         watches = WatchInstances(store=store, catalogs=_Fixed(catalog), clock=clock)
+        notice: Notices = NothingNoticed()
+        if watched:
+            notice = Notice(
+                watches=watches,
+                answers=_nothing_is_answered,
+                store=store,
+                quarantine=StoredQuarantine(store),
+                clock=clock,
+            )
         authorize = AuthorizeAction(
             store=store,
             catalogs=_Fixed(catalog),
@@ -105,17 +114,9 @@ async def decisions(measured: Measured, folder: Path, *, watched: bool) -> Async
             clock=clock,
             ids=RandomIds(),
             steps=NoSteps(),
-            notice=Notice(
-                watches=watches,
-                answers=_nothing_is_answered,
-                store=store,
-                quarantine=StoredQuarantine(store),
-                clock=clock,
-            )
-            if watched
-            else NothingNoticed(),
+            notice=notice,
         )
-        yield Deciding(authorize=authorize, store=store, watches=watches, watched=watched)
+        yield Deciding(authorize=authorize, store=store, watches=watches, notice=notice)
     finally:
         await store.close()
 
@@ -128,8 +129,7 @@ async def round_of(deciding: Deciding, number: int) -> float:
     for caller, task_id in zip(callers, tasks, strict=True):
         task = _task(caller.peer.spiffe_id, task_id)
         await store.commit([CreateTask(task=task, max_live=1000)])
-        if deciding.watched:
-            await deciding.watches.observe(declared_event(task))  # as its declaration does
+        await deciding.notice(declared_event(task))  # as its declaration does
 
     async def one(caller: Caller, task_id: TaskId) -> None:
         for _ in range(CHAIN):

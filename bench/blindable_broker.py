@@ -11,52 +11,31 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import uvloop
-
 from broker import bootstrap
 from broker.anomaly.events import Event
-from broker.config.settings import Settings, load_settings
+from broker.cli.serve import run
+from broker.config.settings import Settings
 from broker.domain.changes import Change
-from broker.logs import set_up_logging
 from broker.usecases.notice import Notice
 
 BLIND = signal.SIGUSR1
 SEEING = signal.SIGUSR2
 
 
-class _Eyes:
-    """Stands before what notices."""
+async def _serve(settings: Settings) -> None:
+    blind, see = asyncio.Event(), Notice.__call__
 
-    def __init__(self) -> None:
-        self.shut = False
-        self._see = Notice.__call__
+    async def see_unless_blind(
+        notice: Notice, event: Event, *, request_id: str = "", first: Sequence[Change] = ()
+    ) -> tuple[str, ...]:
+        return () if blind.is_set() else await see(notice, event, request_id=request_id, first=first)
 
-    def install(self) -> None:
-        see, eyes = self._see, self
-
-        async def called(
-            notice: Notice, event: Event, *, request_id: str = "", first: Sequence[Change] = ()
-        ) -> tuple[str, ...]:
-            return () if eyes.shut else await see(notice, event, request_id=request_id, first=first)
-
-        Notice.__call__ = called  # type: ignore[method-assign, assignment]
-
-
-async def _serve(settings: Settings, eyes: _Eyes) -> None:
+    Notice.__call__ = see_unless_blind  # type: ignore[method-assign, assignment]
     loop = asyncio.get_running_loop()
-    for number, shut in ((BLIND, True), (SEEING, False)):
-        loop.add_signal_handler(number, setattr, eyes, "shut", shut)
+    loop.add_signal_handler(BLIND, blind.set)
+    loop.add_signal_handler(SEEING, blind.clear)
     await bootstrap.serve(settings)
 
 
-def main() -> None:
-    """As `tasklease serve`."""
-    settings = load_settings(Path(sys.argv[sys.argv.index("--config") + 1]))
-    set_up_logging(style=settings.log.format, level=settings.log.level)
-    eyes = _Eyes()
-    eyes.install()
-    uvloop.run(_serve(settings, eyes))
-
-
 if __name__ == "__main__":
-    main()
+    run(Path(sys.argv[sys.argv.index("--config") + 1]), _serve)

@@ -11,11 +11,8 @@ import time
 from pathlib import Path
 from typing import IO
 
-import uvloop
-
 from broker import bootstrap
-from broker.config.settings import load_settings
-from broker.logs import set_up_logging
+from broker.cli.serve import run
 
 
 class NotedSteps:
@@ -31,10 +28,11 @@ class NotedSteps:
 
 def main() -> None:
     """As `tasklease serve`."""
-    settings = load_settings(Path(sys.argv[sys.argv.index("--config") + 1]))
-    set_up_logging(style=settings.log.format, level=settings.log.level)
     with Path(os.environ["STEPS_FILE"]).open("w", buffering=1) as file:
-        uvloop.run(bootstrap.serve(settings, steps=NotedSteps(file)))
+        run(
+            Path(sys.argv[sys.argv.index("--config") + 1]),
+            lambda settings: bootstrap.serve(settings, steps=NotedSteps(file)),
+        )
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import resource
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import uvloop
@@ -19,7 +20,7 @@ from broker.adapters.store.sqlite import StoreInUseError
 from broker.adapters.system.steps import KillAtStep
 from broker.cli.output import fail
 from broker.config.reading import ConfigError
-from broker.config.settings import load_settings
+from broker.config.settings import Settings, load_settings
 from broker.logs import set_up_logging
 from broker.server.serving import CannotListenError
 
@@ -40,11 +41,7 @@ def serve(
         step, _, count = crash_at.partition(":")
         steps = KillAtStep(step, count=int(count or 1))
     try:
-        settings = load_settings(config)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold secrets (rule R6)
-        set_up_logging(style=settings.log.format, level=settings.log.level)
-        gc.set_threshold(*_COLLECT_AFTER)
-        uvloop.run(bootstrap.serve(settings, steps=steps))
+        run(config, lambda settings: bootstrap.serve(settings, steps=steps))
     except (
         CannotListenError,
         ConfigError,
@@ -57,3 +54,16 @@ def serve(
         ValueError,
     ) as error:
         fail(str(error), code=2)
+
+
+def run(config: Path, serving: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
+    """Prepare this process as a broker's, and have it do what `serving` says, with the settings of the file.
+
+    Raises:
+        ConfigError: the settings are wrong; and whatever `serving` raises.
+    """
+    settings = load_settings(config)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold secrets (rule R6)
+    set_up_logging(style=settings.log.format, level=settings.log.level)
+    gc.set_threshold(*_COLLECT_AFTER)
+    uvloop.run(serving(settings))

@@ -10,11 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-import uvloop
-
 from broker import bootstrap
-from broker.config.settings import load_settings
-from broker.logs import set_up_logging
+from broker.cli.serve import run
 
 
 class WaitAtStep:
@@ -34,10 +31,11 @@ class WaitAtStep:
 
 
 def main() -> None:
-    settings = load_settings(Path(sys.argv[sys.argv.index("--config") + 1]))
-    set_up_logging(style=settings.log.format, level=settings.log.level)
     steps = WaitAtStep(os.environ["STEP_AT"], Path(os.environ["STEP_FOLDER"]))
-    uvloop.run(bootstrap.serve(settings, steps=steps))
+    run(
+        Path(sys.argv[sys.argv.index("--config") + 1]),
+        lambda settings: bootstrap.serve(settings, steps=steps),
+    )
 
 
 if __name__ == "__main__":
