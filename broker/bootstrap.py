@@ -38,7 +38,7 @@ from broker.adapters.vault.login import VaultLogin
 from broker.adapters.vault.view import VaultView
 from broker.bootstrap_anomalies import Anomalies
 from broker.bootstrap_doors import FOR_FIRST_SVID, open_authzen_door, open_jwt_door
-from broker.bootstrap_observing import Observing, Round
+from broker.bootstrap_observing import Observing
 from broker.bootstrap_signals import SignalsIn
 from broker.config.settings import Settings
 from broker.domain.changes import Change
@@ -54,7 +54,7 @@ from broker.server.instances import InstanceServicer
 from broker.server.leases import LeaseServicer
 from broker.server.quarantines import QuarantineServicer
 from broker.server.rate_limit import RateLimit
-from broker.server.rounds import run_rounds
+from broker.server.rounds import Round, run_rounds
 from broker.server.serving import GrpcServer
 from broker.server.tasks import TaskServicer
 from broker.server.tools import ToolServicer

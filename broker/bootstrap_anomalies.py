@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from broker.adapters.observe.metrics import PrometheusMetrics
 from broker.config.anomaly_parameters import load_parameters
@@ -13,6 +12,7 @@ from broker.ports.identity import QuarantineInMemory
 from broker.ports.policy import CatalogSource
 from broker.ports.store import Store
 from broker.ports.system import Clock, Steps
+from broker.server.rounds import Round
 from broker.usecases.answer_findings import AnswerFindings
 from broker.usecases.end_quarantined import EndQuarantined
 from broker.usecases.end_task import EndTask
@@ -86,7 +86,7 @@ class Anomalies:
         end_task.notice = self._notice
         end_task.learned = self._learn.ended
 
-    def rounds(self) -> list[tuple[str, Callable[[], Coroutine[Any, Any, object]], timedelta]]:
+    def rounds(self) -> list[Round]:
         """What is done again and again."""
         return [
             ("look-at-all", self._look_at_all, _LOOK_AGAIN),

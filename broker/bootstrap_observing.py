@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from broker.adapters.observe.metrics import Health, PrometheusMetrics
 from broker.adapters.observe.together import Observers
@@ -18,13 +17,11 @@ from broker.adapters.vault.login import VaultLogin
 from broker.config.settings import Settings
 from broker.ports.observing import Observer
 from broker.ports.system import Clock
+from broker.server.rounds import Round
 from broker.server.serving import CannotListenError, GrpcServer
 from broker.usecases.revoke_leases import RevokeLeases
 
 logger = logging.getLogger(__name__)
-
-Round = tuple[str, Callable[[], Coroutine[Any, Any, object]], timedelta]
-"""Its name, what it does, and how often."""
 
 _READY: Final = timedelta(seconds=0.25)
 _FIGURES: Final = timedelta(seconds=2)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from broker.adapters.jose.jwks import JwksFile
 from broker.adapters.jose.security_events import IssuerKeys, SetVerifier
@@ -20,6 +19,7 @@ from broker.ports.store import Store
 from broker.ports.system import Clock, Ids
 from broker.server.https.open_door import OpenDoor
 from broker.server.rate_limit import RateLimit
+from broker.server.rounds import Round
 from broker.server.security_events import SecurityEvents
 from broker.server.signals import SignalServicer
 from broker.usecases.receive_event import ReceiveEvent
@@ -74,7 +74,7 @@ class SignalsIn:
             clock=clock,
         )
 
-    def rounds(self) -> list[tuple[str, Callable[[], Coroutine[Any, Any, object]], timedelta]]:
+    def rounds(self) -> list[Round]:
         """What looks whether keys have changed."""
         return [("signal-keys", self._reload, _LOOK)] if self._keys else []
 

@@ -19,7 +19,14 @@ from broker.anomaly.bounded import Recent, Said
 from broker.anomaly.detector import Parameters
 from broker.anomaly.events import Decided, Event, EventKind
 from broker.anomaly.findings import Alarm, DetectorName, Finding, findings, named
-from broker.anomaly.learning import NOTHING_LEARNED, Model, TypeModel, fact_of_combination
+from broker.anomaly.learning import (
+    LEVEL_FACTS,
+    NOTHING_LEARNED,
+    POWER_FACTS,
+    Model,
+    TypeModel,
+    fact_of_combination,
+)
 from broker.anomaly.traits import (
     COMBINATIONS,
     SINKS,
@@ -40,10 +47,6 @@ _RANKS: Final = (
     frozenset({"staging", "preprod", "pre-production"}),
     frozenset({"prod", "production", "live"}),
 )
-_MOST_LEVEL: Final = 3
-_LEVELS: Final = tuple(f"level:{step}" for step in range(_MOST_LEVEL + 1))
-_POWERS: Final = tuple(f"power:{step}" for step in range(_MOST_LEVEL + 1))
-"""Under which names a model counts them."""
 _KEPT: Final = 5
 """Values that one task's state holds beside its traits and evidence."""
 _MOST_EVIDENCE: Final = 8
@@ -219,9 +222,9 @@ class Escalation:
             return None
         least = 1 if known.tasks >= self._parameters.tasks_for_rare else 2
         level, power = level_of(decided), power_of(decided)
-        if known.facts.get(_LEVELS[level]) and known.facts.get(_POWERS[power]):
+        if known.facts.get(LEVEL_FACTS[level]) and known.facts.get(POWER_FACTS[power]):
             return None  # so far tasks of the type have been
-        steps_up = max(level - _highest(known, _LEVELS), power - _highest(known, _POWERS))
+        steps_up = max(level - _highest(known, LEVEL_FACTS), power - _highest(known, POWER_FACTS))
         if steps_up < least:
             return None
         if not decided.allowed and reached.mistake in {"", decided.name}:

@@ -20,7 +20,7 @@ from typing import Final, cast
 
 from broker.anomaly.events import Event, EventKind
 from broker.anomaly.meters import Meter, Meters
-from broker.anomaly.traits import COMBINATIONS, SOURCES, Trait, level_of, power_of, traits_of
+from broker.anomaly.traits import COMBINATIONS, MOST_STEP, SOURCES, Trait, level_of, power_of, traits_of
 
 VERSION: Final = 1
 START: Final = "^"
@@ -31,6 +31,10 @@ MOST_NAMES: Final = 128
 MOST_FACTS: Final = 1024
 MOST_CONTEXTS: Final = 4096
 """Different contexts of one task type."""
+
+LEVEL_FACTS: Final = tuple(f"level:{step}" for step in range(MOST_STEP + 1))
+POWER_FACTS: Final = tuple(f"power:{step}" for step in range(MOST_STEP + 1))
+"""Under which names a model counts how high a task reached."""
 
 _NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
 
@@ -129,7 +133,7 @@ def lesson_of(events: Iterable[Event]) -> Model:
         if not decided.allowed:
             continue
         traits |= own & SOURCES
-        facts |= {f"level:{level_of(decided)}", f"power:{power_of(decided)}", f"name:{decided.name}"}
+        facts |= {LEVEL_FACTS[level_of(decided)], POWER_FACTS[power_of(decided)], f"name:{decided.name}"}
         if decided.name != names[-1]:
             names.append(decided.name)
     learned = TypeModel(

@@ -55,8 +55,7 @@ class Meters:
         self._last = at
         levels, peaks = self._level, self.peaks
         for meter, leak in LEAKS.items():
-            left = levels[meter] - leak * passed
-            level = levels[meter] = (max(0.0, left)) + 1.0
+            level = levels[meter] = max(0.0, levels[meter] - leak * passed) + 1.0
             peaks[meter] = max(peaks[meter], level)
         if decided.has_effect and self._is_new(decided):
             self.peaks[Meter.RESOURCES] += 1.0

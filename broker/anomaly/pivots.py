@@ -98,20 +98,11 @@ class Pivots:
         decided = event.decided
         if decided is None or event.kind is not EventKind.DECIDED or not decided.has_effect:
             return ()
-        found = (
-            [
-                self._alarm(event, decided, denial)
-                for denial in tuple(self._denied.values())
-                if self._counts(event, decided, denial)
-            ]
-            if self._denied
-            else ()
-        )
+        first = self._touches(event, decided) if self._denied else None
         if not decided.allowed:
             self._remember(event, decided)
         else:
             self._used.put((event.task_id or "", decided.name), True)  # noqa: FBT003 - a set, held as a mapping
-        first = next((alarm for alarm in found if alarm is not None), None) if found else None
         return () if first is None else (finding(DetectorName.PIVOT, event, first),)
 
     def size(self) -> int:
@@ -123,6 +114,15 @@ class Pivots:
         """Values that can be held at most."""
         parameters = self._parameters
         return parameters.most_denied * (2 + _MOST_WAYS) + parameters.most_names + parameters.most_said
+
+    def _touches(self, event: Event, decided: Decided) -> Alarm | None:
+        """Add it to every denial that it touches; the first of which that is too much now."""
+        found = [
+            self._alarm(event, decided, denial)
+            for denial in tuple(self._denied.values())
+            if self._counts(event, decided, denial)
+        ]
+        return next((alarm for alarm in found if alarm is not None), None)
 
     def _remember(self, event: Event, decided: Decided) -> None:
         if decided.denial_class is DenialClass.TRANSIENT or decided.reason in _OF_A_NAME:

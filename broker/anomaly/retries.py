@@ -174,7 +174,7 @@ class RetryStorms:
         if what not in self._met:
             honest, probing = self._parameters.honest_refused, self._parameters.probing_refused
             self._probing.score = max(0.0, self._probing.score + math.log((1 - probing) / (1 - honest)))
-        refused = self._refused.get(what) if self._refused else None
+        refused = self._refused.get(what)
         if refused is not None:  # it turned into a yes: it was no probing
             self._probing.score = max(0.0, self._probing.score - refused.added)
             self._probing.over_tasks = max(0.0, self._probing.over_tasks - refused.over_tasks)

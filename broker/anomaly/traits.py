@@ -35,6 +35,9 @@ IDENTITY_WORDS: Final = frozenset(
 )
 """Words in a resource's path that say it holds identities."""
 
+MOST_STEP: Final = 3
+"""The highest level of data, and the greatest power."""
+
 _MOST_WORDS: Final = 512
 """Characters of a path that are looked at."""
 _WORD: Final = re.compile(r"[^a-z]+")

@@ -137,27 +137,26 @@ class Volume:
         return None
 
     def _beyond_usual(self, event: Event, decided: Decided, running: _Running) -> Alarm | None:
-        known, parameters = self._model.of(event.task_type), self._parameters
+        enough = self._parameters.enough
         for meter, peak in running.meters.peaks.items():
-            if peak <= self._honest[meter] or (moments := known.peaks.get(meter)) is None:
+            if peak <= self._honest[meter]:
                 continue
-            alone = moments.score(peak, least_deviation=parameters.least_deviation) - parameters.slack
-            if alone <= 0.0 or self._sum(meter, running) <= parameters.enough:
+            alone = self._beyond_slack(meter, running)
+            if alone is None or alone <= 0.0 or alone + self._others(meter, running) <= enough:
                 continue
-            several = alone <= parameters.enough
-            if not several and math.log1p(peak) <= moments.second:
+            several = alone <= enough
+            if not several and math.log1p(peak) <= self._model.of(event.task_type).peaks[meter].second:
                 continue  # tasks that completed did as much
             if self._said.first_time("" if several else event.task_id or "", meter):
                 return _alarm(decided, meter, peak, several=several)
         return None
 
-    def _sum(self, meter: Meter, running: _Running) -> float:
-        """What this task is beyond the slack, with what the others are where that adds up."""
-        own = max(0.0, self._beyond_slack(meter, running) or 0.0)
+    def _others(self, meter: Meter, running: _Running) -> float:
+        """What the other tasks are beyond the slack, where that adds up."""
         if meter not in _ADD_UP:
-            return own
+            return 0.0
         others = [self._beyond_slack(meter, one) for one in self._running.values() if one is not running]
-        return own + self._carried[meter] + sum(max(0.0, beyond or 0.0) for beyond in others)
+        return self._carried[meter] + sum(max(0.0, beyond or 0.0) for beyond in others)
 
     def _beyond_slack(self, meter: Meter, running: _Running) -> float | None:
         """By how many deviations a task is beyond the slack; None where there is nothing to compare it with."""

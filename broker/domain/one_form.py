@@ -26,18 +26,17 @@ def one_form(
         allow_nan: write numbers that JSON does not have as the library does; else ValueError.
         default: makes something that JSON has of what it does not have; else TypeError.
     """
-    whole = json.JSONEncoder(
-        default=default,
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=ensure_ascii,
-        allow_nan=allow_nan,
-        check_circular=False,
-    )
     make: Any = getattr(json.encoder, "c_make_encoder", None)
-    texts: Any = json.encoder.encode_basestring_ascii if ensure_ascii else json.encoder.encode_basestring
     if make is None:
-        return whole.encode
+        return json.JSONEncoder(
+            default=default,
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=ensure_ascii,
+            allow_nan=allow_nan,
+            check_circular=False,
+        ).encode
+    texts: Any = json.encoder.encode_basestring_ascii if ensure_ascii else json.encoder.encode_basestring
     parts: Final = make(None, default, texts, None, ":", ",", True, False, allow_nan)  # noqa: FBT003 - the library's
 
     def encode(value: object) -> str:

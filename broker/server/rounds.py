@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
+from typing import Any, TypeAlias
 
 from broker.domain.errors import BrokerError
 from broker.ports.system import Clock
 
 logger = logging.getLogger(__name__)
+
+Round: TypeAlias = tuple[str, Callable[[], Coroutine[Any, Any, object]], timedelta]
+"""Its name, what it does, and how often."""
 
 
 async def run_rounds(

@@ -134,8 +134,6 @@ class Notice:
     async def _see(self, event: Event, request_id: str, first: Sequence[Change]) -> list[RecordedFinding]:
         try:
             found = await self._watches.observe(event)
-            if not found:
-                return []
             return [await self._answers(found_of(one), request_id=request_id, first=first) for one in found]
         except BaseException as error:
             self._watches.missed(event.instance)  # what was found is not said a second time

@@ -36,9 +36,6 @@ class Observers:
             ]
             try:
                 yield outcome
-            except BaseException as error:
-                outcome.raised(error)
-                raise
             finally:
                 for one in theirs:
                     one.value = outcome.value

@@ -221,9 +221,8 @@ def _extension(certificate: x509.Certificate, kind: type[Extension]) -> x509.Ext
 
 
 def _digest(leaf_pem: bytes, intermediates_pem: Sequence[bytes]) -> bytes:
-    digest = hashlib.blake2b(
-        digest_size=32
-    )  # of each call; quicker than SHA-256 where OpenSSL is asked for that
+    # Each call comes by here: quicker than SHA-256 where OpenSSL is asked for that.
+    digest = hashlib.blake2b(digest_size=32)
     for pem in (leaf_pem, *intermediates_pem):
         digest.update(len(pem).to_bytes(4))
         digest.update(pem)
