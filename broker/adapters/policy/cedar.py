@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -26,10 +26,10 @@ from broker.adapters.policy.reading import (
     notices,
     read_policies,
 )
-from broker.adapters.policy.schema import attributes_of, schema_for
+from broker.adapters.policy.schema import argument_types, attributes_of, partial, schema_for
 from broker.adapters.policy.slices import Question, Slice, Slices
 from broker.config.reading import Problem
-from broker.domain.catalog import Catalog
+from broker.domain.catalog import Catalog, Tool
 from broker.domain.decision import AcquireContext, CallContext, Decision, DeclareContext, Verdict
 from broker.domain.errors import DenialClass, PolicyDeniedError
 
@@ -42,6 +42,7 @@ ERROR: Final = f"{DECISION_PREFIX}error"
 _ENTITIES: Final = 8192
 _ANSWERS: Final = 16_384
 _STRICTEST: Final = (DenialClass.STRUCTURAL, DenialClass.GRANTABLE, DenialClass.TRANSIENT)
+_DECIDED: Final = (cedarpy.Decision.Allow, cedarpy.Decision.Deny)
 T = TypeVar("T")
 _NAMED: Final = re.compile(r"policy `([^`]+)`")
 
@@ -84,6 +85,8 @@ class CedarPolicies:
         self._by_id: Final = {policy.policy_id: policy for policy in policies}
         self.digest: Final = _digest(policies)
         self._schema: Final = cedarpy.Schema.from_str(schema_for(catalog))
+        self._partial: Final = cedarpy.Schema.from_str(partial(schema_for(catalog)))
+        self._argument_types: Final = argument_types(catalog)
         self._slices: Final = Slices(policies)
         self._sliced: Final = sliced
         self._looks: Final[Lru[Question, Looks]] = Lru(_ENTITIES)
@@ -137,29 +140,39 @@ class CedarPolicies:
         """The policies that can apply to it."""
         return self._slices.of(facts.question) if self._sliced else self._slices.whole()
 
-    def ask(self, facts: Facts, asked: cedarpy.PolicySet) -> Answer:
-        """Put the request to these policies."""
-        result = cedarpy.is_authorized(facts.request(), asked, self._handle(facts), self._schema)
-        errors = result.diagnostics.errors
-        if errors or result.decision not in {cedarpy.Decision.Allow, cedarpy.Decision.Deny}:
+    def ask(self, facts: Facts, asked: cedarpy.PolicySet, looked_at: Collection[str] | None = None) -> Answer:
+        """Put the request to these policies, which look at no more of the context than that; None: perhaps at all."""
+        schema = self._schema if looked_at is None else self._partial
+        result = cedarpy.is_authorized(facts.request(looked_at), asked, self._handle(facts), schema)
+        errors, decided = result.diagnostics.errors, result.decision
+        if errors or decided not in _DECIDED:
             named = {name for error in errors for name in _NAMED.findall(error)}
             return Answer(allowed=False, failed=True, failing=tuple(sorted(named & self._by_id.keys())))
-        allowed = result.decision is cedarpy.Decision.Allow
+        allowed = decided is cedarpy.Decision.Allow
         return Answer(allowed=allowed, determining=tuple(sorted(result.diagnostics.reasons)))
 
     def _answer(self, facts: Facts) -> Answer:
         """What `ask` says; from memory where the same was asked before in all that these policies look at."""
-        if self._answers is None:
-            return self.ask(facts, self.slice(facts).compiled)
+        if facts.arguments and not self._fit(facts):
+            return Answer(allowed=False, failed=True)
         looks = self._looks.get(facts.question, lambda: looks_of(self.slice(facts).policies))
+        if self._answers is None:
+            return self.ask(facts, self.slice(facts).compiled, looks.names)
         values = looks.values(facts)
         if values is None:
             return self.ask(facts, self.slice(facts).compiled)
         return self._answers.get(
             (facts.question, values),
-            lambda: _Remembered(facts.entry, self.ask(facts, self.slice(facts).compiled)),
+            lambda: _Remembered(facts.entry, self.ask(facts, self.slice(facts).compiled, looks.names)),
             still_good=lambda found: found.entry is facts.entry and not found.answer.failed,
         ).answer
+
+    def _fit(self, facts: Facts) -> bool:
+        """Whether these policies know the arguments, as the schema has them: also those that none of them looks at."""
+        tool, known = facts.entry, self._argument_types
+        return isinstance(tool, Tool) and all(
+            known.get(name) is tool.attributes[name] for name in facts.arguments
+        )
 
     def decide(self, context: Context, catalog: Catalog) -> Decision:
         """Decide, whatever it is."""

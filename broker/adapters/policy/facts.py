@@ -1,26 +1,26 @@
 """What Cedar is told of a request: principal, action, resource, their attributes, and the context.
 
 What always holds: what the agent says of itself stands below `asserted` and nowhere else; what cannot be said exactly in
-Cedar's types raises `CannotBeAskedError`, and so is denied.
+Cedar's types raises `CannotBeAskedError`, and so is denied. What of the context nobody looks at is not put together at all.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
 from broker.adapters.policy.schema import quoted
 from broker.adapters.policy.slices import ACTION_TYPE, CLASS_TYPE, INSTANCE_TYPE, RESOURCE_TYPES, Question
+from broker.domain.actions import Chain
 from broker.domain.catalog import AttributeType, Catalog, CredentialRole, Revocation, Tool
 from broker.domain.classification import Classification
 from broker.domain.decision import AcquireContext, CallContext, DeclareContext
 from broker.domain.effects import Effect
 from broker.domain.flows import Origin
 from broker.domain.spiffe import AgentIdentity, SpiffeId
-from broker.domain.task import Task
 
 Context: TypeAlias = DeclareContext | AcquireContext | CallContext
 Entry: TypeAlias = CredentialRole | Tool | None
@@ -43,7 +43,27 @@ class Facts:
     caller: SpiffeId
     entry: Entry
     """The catalog's entry of the resource; a task type has no attributes."""
-    context: Mapping[str, Any]
+    of: Context
+    arguments: Mapping[str, Any]
+    """Those of a call that policies may look at, in their types."""
+
+    def said(self, name: str) -> Any:  # noqa: ANN401 - Cedar's JSON
+        """What stands directly below `context` under that name.
+
+        Raises:
+            KeyError: nothing does.
+        """
+        return _SAID[self.question.action][name](self)
+
+    @property
+    def names(self) -> Collection[str]:
+        """All names directly below `context`."""
+        return _SAID[self.question.action].keys()
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        """All that is told of the context."""
+        return {name: say(self) for name, say in _SAID[self.question.action].items()}
 
     @property
     def principal(self) -> dict[str, str]:
@@ -85,13 +105,14 @@ class Facts:
             ]
         )
 
-    def request(self) -> dict[str, Any]:
-        """For `cedarpy.is_authorized`."""
+    def request(self, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """For `cedarpy.is_authorized`; of the context only what stands directly below it under these names, else all."""
+        context = self.context if names is None else {name: self.said(name) for name in names}
         return {
             "principal": self.principal,
             "action": self.action,
             "resource": self.resource,
-            "context": json.dumps(self.context, allow_nan=False),
+            "context": json.dumps(context, allow_nan=False),
         }
 
     def request_without_arguments(self) -> dict[str, Any]:
@@ -114,6 +135,9 @@ def facts_of(context: Context, catalog: Catalog, *, with_arguments: bool = True)
     Raises:
         CannotBeAskedError: it cannot be told exactly, or does not fit together.
     """
+    if context.at.tzinfo is None:
+        message = "it is not known when this is"
+        raise CannotBeAskedError(message)
     match context:
         case DeclareContext():
             return _declaration(context, catalog)
@@ -128,17 +152,9 @@ def _declaration(context: DeclareContext, catalog: Catalog) -> Facts:
     if task_type not in catalog.task_types:
         message = f"the catalog has no task type {task_type!r}"
         raise CannotBeAskedError(message)
-    said = {
-        "task_type": task_type,
-        "environment": context.environment,
-        "scope_roles": sorted(context.scope.roles),
-        "scope_tools": sorted(context.scope.tools),
-        **_moment(context.at),
-        "asserted": {"intent": context.intent},
-    }
+    _demand_text("the intent", context.intent)
     agent_class = _class_of(context.caller, context.agent_class)
-    question = Question(agent_class=agent_class, action="declare", resource=task_type)
-    return Facts(question, context.caller, None, said)
+    return Facts(Question(agent_class, "declare", task_type), context.caller, None, context, {})
 
 
 def _acquisition(context: AcquireContext) -> Facts:
@@ -146,11 +162,8 @@ def _acquisition(context: AcquireContext) -> Facts:
     if role is None or role.name != context.role_name:
         message = f"the catalog has no role {context.role_name!r}"
         raise CannotBeAskedError(message)
-    said = _common(context, role.effect)
-    said["asserted"] = {"intent": context.task.intent, "fingerprint": context.fingerprint.value}
     agent_class = _class_of(context.caller, context.task.agent_class)
-    question = Question(agent_class=agent_class, action="acquire", resource=role.name)
-    return Facts(question, context.caller, role, said)
+    return Facts(Question(agent_class, "acquire", role.name), context.caller, role, context, {})
 
 
 def _call(context: CallContext, *, with_arguments: bool) -> Facts:
@@ -158,55 +171,15 @@ def _call(context: CallContext, *, with_arguments: bool) -> Facts:
     if tool is None or tool.name != context.tool_name:
         message = f"the catalog has no tool {context.tool_name!r}"
         raise CannotBeAskedError(message)
-    effect = context.effect if with_arguments else tool.effect({})
-    if effect is None:
+    if not with_arguments:
+        context = replace(context, arguments={}, arguments_digest="", effect=tool.effect({}))
+    if context.effect is None:
         message = f"it is not known what tool {tool.name!r} would do"
         raise CannotBeAskedError(message)
-    said = _common(context, effect)
-    said["asserted"] = {
-        "intent": context.task.intent,
-        "fingerprint": context.fingerprint.value,
-        "arguments_sha256": context.arguments_digest if with_arguments else "",
-        "arguments": _arguments(tool, context.arguments) if with_arguments else {},
-    }
+    _demand_text(f"what tool {tool.name!r} would do something to", context.effect.resource)
     agent_class = _class_of(context.caller, context.task.agent_class)
-    question = Question(agent_class=agent_class, action="call", resource=tool.name)
-    return Facts(question, context.caller, tool, said)
-
-
-def _common(context: AcquireContext | CallContext, effect: Effect) -> dict[str, Any]:
-    """What was verified, of an acquisition and of a call."""
-    task: Task = context.task
-    chain = context.chain
-    progress: dict[str, Any] = {
-        "length": chain.length,
-        "steps": len(chain.steps),
-        "denials": chain.denials,
-        "steps_taken": sorted(set(chain.steps)),
-    }
-    if chain.last:
-        progress["last"] = chain.last
-    oldest = context.oldest_lease
-    return {
-        "task_type": task.task_type,
-        "environment": task.environment,
-        "class": task.agent_class,
-        "chain": progress,
-        "labels": sorted(chain.labels),
-        "earlier_denials": context.earlier_denials,
-        "live_leases": context.live_leases,
-        "oldest_lease_seconds": 0 if oldest is None else int((context.at - oldest).total_seconds()),
-        "open_anomalies": context.open_anomalies,
-        **_moment(context.at),
-        "task_age_seconds": int((context.at - task.created_at).total_seconds()),
-        "scope_roles": sorted(task.scope.roles),
-        "scope_tools": sorted(task.scope.tools),
-        "effect": {
-            "verbs": sorted(effect.verbs),
-            "resource": effect.resource,
-            "destination": effect.destination,
-        },
-    }
+    arguments = _arguments(tool, context.arguments) if tool.attributes else {}
+    return Facts(Question(agent_class, "call", tool.name), context.caller, tool, context, arguments)
 
 
 def _class_of(caller: SpiffeId, said: str) -> str:
@@ -218,12 +191,11 @@ def _class_of(caller: SpiffeId, said: str) -> str:
     return identity.agent_class
 
 
-def _moment(at: datetime) -> dict[str, int]:
-    if at.tzinfo is None:
-        message = "it is not known when this is"
+def _demand_text(what: str, said: str) -> None:
+    """Also where no policy looks at it: the audit trail could not hold it either."""
+    if not said.isascii() and _string(said) is None:
+        message = f"{what} is no text that could be written down"
         raise CannotBeAskedError(message)
-    there = at.astimezone(UTC)
-    return {"hour": there.hour, "weekday": there.weekday()}
 
 
 def _arguments(tool: Tool, arguments: Mapping[str, object]) -> dict[str, Any]:
@@ -314,6 +286,86 @@ def _tool_attributes(tool: Tool) -> dict[str, Any]:
             "destination_scheme": tool.destination.scheme,
         }
     return attributes
+
+
+# What stands below `context`, by action: the schema's order ----------------------------------------------------------
+
+
+def _progress(chain: Chain) -> dict[str, Any]:
+    progress: dict[str, Any] = {
+        "length": chain.length,
+        "steps": len(chain.steps),
+        "denials": chain.denials,
+        "steps_taken": sorted(set(chain.steps)),
+    }
+    if chain.last:
+        progress["last"] = chain.last
+    return progress
+
+
+def _oldest(context: Any) -> int:  # noqa: ANN401 - of an acquisition or a call
+    oldest: datetime | None = context.oldest_lease
+    return 0 if oldest is None else int((context.at - oldest).total_seconds())
+
+
+def _effect(effect: Effect) -> dict[str, Any]:
+    return {
+        "verbs": sorted(effect.verbs),
+        "resource": effect.resource,
+        "destination": effect.destination,
+    }
+
+
+_Says: TypeAlias = Mapping[str, Callable[[Any], Any]]
+"""Each is told the facts; its action says of which context they are."""
+
+_WHEN: Final[_Says] = {
+    "hour": lambda facts: facts.of.at.astimezone(UTC).hour,
+    "weekday": lambda facts: facts.of.at.astimezone(UTC).weekday(),
+}
+_USING: Final[_Says] = {
+    "task_type": lambda facts: facts.of.task.task_type,
+    "environment": lambda facts: facts.of.task.environment,
+    "class": lambda facts: facts.of.task.agent_class,
+    "chain": lambda facts: _progress(facts.of.chain),
+    "labels": lambda facts: sorted(facts.of.chain.labels),
+    "earlier_denials": lambda facts: facts.of.earlier_denials,
+    "live_leases": lambda facts: facts.of.live_leases,
+    "oldest_lease_seconds": lambda facts: _oldest(facts.of),
+    "open_anomalies": lambda facts: facts.of.open_anomalies,
+    **_WHEN,
+    "task_age_seconds": lambda facts: int((facts.of.at - facts.of.task.created_at).total_seconds()),
+    "scope_roles": lambda facts: sorted(facts.of.task.scope.roles),
+    "scope_tools": lambda facts: sorted(facts.of.task.scope.tools),
+}
+_SAID: Final[Mapping[str, _Says]] = {
+    "declare": {
+        "task_type": lambda facts: facts.of.task_type,
+        "environment": lambda facts: facts.of.environment,
+        "scope_roles": lambda facts: sorted(facts.of.scope.roles),
+        "scope_tools": lambda facts: sorted(facts.of.scope.tools),
+        **_WHEN,
+        "asserted": lambda facts: {"intent": facts.of.intent},
+    },
+    "acquire": {
+        **_USING,
+        "effect": lambda facts: _effect(facts.of.role.effect),
+        "asserted": lambda facts: {
+            "intent": facts.of.task.intent,
+            "fingerprint": facts.of.fingerprint.value,
+        },
+    },
+    "call": {
+        **_USING,
+        "effect": lambda facts: _effect(facts.of.effect),
+        "asserted": lambda facts: {
+            "intent": facts.of.task.intent,
+            "fingerprint": facts.of.fingerprint.value,
+            "arguments_sha256": facts.of.arguments_digest,
+            "arguments": facts.arguments,
+        },
+    },
+}
 
 
 def _unknown(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the policies of a slice look at: two requests that agree in it, and in their shape, are answered alike.
+"""What the policies of a slice look at: two requests that agree in it are answered alike, and no more need be told.
 
 What always holds: everything that an expression reads is among it. What is not understood is taken to read everything, and is
 then never taken from memory.
@@ -7,7 +7,7 @@ then never taken from memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,19 +23,30 @@ _ABSENT: Final = ("absent",)
 class Looks:
     """See the module."""
 
-    paths: tuple[tuple[str, ...], ...]
-    """Below `context`, sorted."""
+    below: Mapping[str, tuple[tuple[str, ...], ...]]
+    """The names directly below `context` that are looked at, and the paths below each of them."""
     caller: bool
     """Whether it matters which instance of the class asks."""
     everything: bool
     """Whether it may be anything at all."""
 
+    @property
+    def names(self) -> Collection[str] | None:
+        """Those of `below`; None where everything may be looked at."""
+        return None if self.everything else self.below.keys()
+
     def values(self, facts: Facts) -> tuple[Hashable, ...] | None:
         """All that matters of a request, beside its question and the catalog's entry; None where everything may."""
         if self.everything:
             return None
-        caller = str(facts.caller) if self.caller else ""
-        return (caller, _shape(facts.context), *(_value(facts.context, path) for path in self.paths))
+        found: list[Hashable] = [str(facts.caller) if self.caller else ""]
+        for name, paths in self.below.items():
+            if name not in facts.names:
+                found.append(_ABSENT)
+                continue
+            said = facts.said(name)
+            found += [_value(said, path) for path in paths]
+        return tuple(found)
 
 
 def looks_of(policies: Iterable[Policy]) -> Looks:
@@ -48,15 +59,20 @@ def looks_of(policies: Iterable[Policy]) -> Looks:
             match path:
                 case ("context",):
                     everything = True
-                case ("context", *below):
-                    paths.add(tuple(below))
+                case ("context", *rest):
+                    paths.add(tuple(rest))
                 case ("principal", *_):
                     caller = True
                 case ("resource" | "action", *_):
                     pass  # known by the question and the catalog's entry
                 case _:
                     everything = True
-    return Looks(paths=tuple(sorted(paths)), caller=caller, everything=everything)
+    below: dict[str, list[tuple[str, ...]]] = {}
+    for path in sorted(paths):
+        below.setdefault(path[0], []).append(path[1:])
+    return Looks(
+        below={name: tuple(rests) for name, rests in below.items()}, caller=caller, everything=everything
+    )
 
 
 def _is_about_classes(scope: Any) -> bool:  # noqa: ANN401 - Cedar's JSON
@@ -75,21 +91,13 @@ def _is_about_classes(scope: Any) -> bool:  # noqa: ANN401 - Cedar's JSON
             return False
 
 
-def _shape(context: Mapping[str, Any]) -> tuple[tuple[str, type], ...]:
-    """Which arguments there are, of which types: whether a request fits the schema rests on that alone, since all else
-    of a context always has the schema's types."""
-    arguments: Mapping[str, Any] = context["asserted"].get("arguments", {})
-    return tuple((name, type(value)) for name, value in sorted(arguments.items()))
-
-
-def _value(context: Mapping[str, Any], path: tuple[str, ...]) -> Hashable:
+def _value(said: Any, path: tuple[str, ...]) -> Hashable:  # noqa: ANN401 - Cedar's JSON
     """What stands there, so that equal means the same to Cedar: 1 is not true."""
-    found: Any = context
     for step in path:
-        if not isinstance(found, Mapping) or step not in found:
+        if not isinstance(said, dict) or step not in said:
             return _ABSENT
-        found = found[step]
-    return _kept(found)
+        said = said[step]
+    return _kept(said)
 
 
 def _kept(found: Any) -> Hashable:  # noqa: ANN401 - Cedar's JSON

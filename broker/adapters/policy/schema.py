@@ -24,6 +24,10 @@ CEDAR_TYPES: Final[Mapping[AttributeType, str]] = {
 _ATTRIBUTE: Final = re.compile(r"^\s*(\w+)\??:", re.MULTILINE)
 
 
+_BELOW_CONTEXT: Final = re.compile(r"^( {6}\w+): ", re.MULTILINE)
+"""An attribute of an action's context, as the published file is written."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attributes:
     """Names of attributes: those of the published schema, and those of the catalog's arguments."""
@@ -38,6 +42,19 @@ def schema_for(catalog: Catalog) -> str:
     Raises:
         ValueError: two tools give an argument of one name different types.
     """
+    lines = [
+        f"  {quoted(name)}?: {CEDAR_TYPES[kind]}," for name, kind in sorted(argument_types(catalog).items())
+    ]
+    arguments = "\n".join(["type Arguments = {", *lines, "};"])
+    return f"{SCHEMA_FILE.read_text(encoding='utf-8')}\n{arguments}\n"
+
+
+def argument_types(catalog: Catalog) -> Mapping[str, AttributeType]:
+    """The arguments that policies may look at, by name.
+
+    Raises:
+        ValueError: two tools give an argument of one name different types.
+    """
     types: dict[str, tuple[AttributeType, str]] = {}
     for tool in sorted(catalog.tools.values(), key=lambda one: one.name):
         for name, kind in tool.attributes.items():
@@ -48,9 +65,15 @@ def schema_for(catalog: Catalog) -> str:
                     f"tool {tool.name!r}: policies see one type for a name, so rename one or give both one type"
                 )
                 raise ValueError(message)
-    lines = [f"  {quoted(name)}?: {CEDAR_TYPES[kind]}," for name, (kind, _) in sorted(types.items())]
-    arguments = "\n".join(["type Arguments = {", *lines, "};"])
-    return f"{SCHEMA_FILE.read_text(encoding='utf-8')}\n{arguments}\n"
+    return {name: kind for name, (kind, _) in types.items()}
+
+
+def partial(schema: str) -> str:
+    """That schema for requests of which only a part of the context is told: nothing directly below it has to be there.
+
+    What is told has to fit as before. Policies are never checked against this one: what they look at has to be there.
+    """
+    return _BELOW_CONTEXT.sub(r"\1?: ", schema)
 
 
 def attributes_of(catalog: Catalog) -> Attributes:

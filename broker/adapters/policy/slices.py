@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import cedarpy
 
@@ -28,8 +28,7 @@ _SLICES: Final = 4096
 _SETS: Final = 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class Question(NamedTuple):
     """What a slice is made for."""
 
     agent_class: str

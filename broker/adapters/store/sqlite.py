@@ -40,6 +40,8 @@ from broker.ports.store import ActionFacts
 
 _BUSY_SECONDS: Final = 5
 _BETWEEN_TRIES: Final = 0.01
+_CACHE_KIB: Final = 16 * 1024
+"""Of each connection, filled as far as it is used: what is inserted lands all over the indexes of random identifiers."""
 _HELD: Final = ("SQLITE_BUSY", "SQLITE_LOCKED")
 """Beginnings of the names of what another program causes that holds the file, or repairs what was left of it."""
 
@@ -238,6 +240,8 @@ class SqliteStore(SqlStore):
         if self._lock is not None:
             connection.execute("PRAGMA synchronous=FULL")  # rule R1: NORMAL can lose the last commits
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA temp_store=MEMORY")  # a savepoint's pages go to no file of their own
+        connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         return SqliteSession(connection)
 
 

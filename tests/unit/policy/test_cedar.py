@@ -17,6 +17,7 @@ from broker.adapters.policy.reading import PolicyFilesError
 from broker.domain.actions import Chain
 from broker.domain.catalog import AttributeType
 from broker.domain.decision import Decision, Fingerprint, Verdict
+from broker.domain.effects import Effect, Verb
 from broker.domain.errors import DenialClass
 from broker.domain.spiffe import SpiffeId
 from tests.fakes.samples import BROKER, a_role, a_task
@@ -270,7 +271,9 @@ def test_what_does_not_fit_together_is_denied(tmp_path: Path) -> None:
     )
     assert is_default(policies.decide_declaration(declaring(task_type="other"), CATALOG))
     assert is_default(policies.decide_declaration(declaring(caller=stranger), CATALOG))
-    assert is_failed(policies.decide_declaration(declaring(intent=SURROGATE), CATALOG))
+    assert is_default(policies.decide_declaration(declaring(intent=SURROGATE), CATALOG))
+    effect = Effect(verbs=frozenset({Verb.READ}), resource=SURROGATE, destination="")
+    assert is_default(policies.decide_call(calling(READ_ORDERS, effect=effect), CATALOG))
 
 
 PERMITS = {

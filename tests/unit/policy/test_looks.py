@@ -95,7 +95,8 @@ def looks(text: str) -> Looks:
 )
 def test_what_a_policy_looks_at(text: str, paths: set[tuple[str, ...]], caller: bool) -> None:  # noqa: FBT001
     found = looks(text)
-    assert (set(found.paths), found.caller, found.everything) == (paths, caller, False)
+    seen = {(name, *rest) for name, rests in found.below.items() for rest in rests}
+    assert (seen, found.caller, found.everything) == (paths, caller, False)
 
 
 @pytest.mark.parametrize(
@@ -247,6 +248,51 @@ def test_memory_answers_as_asking_does(texts: list[tuple[str, str]], drawn: list
             chain=Chain(length=length, labels=one["labels"], last="read-orders" if length else ""),
         )
         assert remembering.decide_call(context, CATALOG) == asking.decide_call(context, CATALOG)
+
+
+@settings(max_examples=80, deadline=None)
+@given(policies_drawn, contexts)
+def test_what_is_looked_at_decides_as_the_whole_context_does(
+    texts: list[tuple[str, str]], drawn: list[dict[str, Any]]
+) -> None:
+    policies = loaded(texts, remembers=False)
+    for one in drawn:
+        caller = SpiffeId.parse(f"spiffe://example.test/agent/invoice-bot/{one.pop('instance')}")
+        length = one.pop("length")
+        chain = Chain(length=length, labels=one.pop("labels"), last="read-orders" if length else "")
+        task = a_task(scope=SCOPE, owner=caller)
+        arguments = one.pop("arguments")
+        facts = policies.facts(
+            calling(READ_ORDERS, arguments, caller=caller, task=task, chain=chain, **one), CATALOG
+        )
+        asked = policies.slice(facts).compiled
+        names = looks_of(policies.policies).names
+        assert names is not None
+        assert policies.ask(facts, asked, names) == policies.ask(facts, asked)
+
+
+def test_only_what_is_looked_at_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policies = policies_of(
+        tmp_path,
+        BASELINE + f'@id("calm") forbid({CALL}) when {{ context.chain.length > 9 && context.hour < 2 }};',
+    )
+    told: list[dict[str, Any]] = []
+    ask = cedarpy.is_authorized
+
+    def listening(request: dict[str, Any], *others: Any) -> cedarpy.AuthzResult:
+        told.append(json.loads(request["context"]))
+        return ask(request, *others)
+
+    monkeypatch.setattr(cedarpy, "is_authorized", listening)
+    assert call(policies).allowed
+    assert [set(one) for one in told] == [{"chain", "hour"}]
+
+
+def test_a_policy_that_reads_what_it_was_not_said_to_look_at_fails_and_so_denies(tmp_path: Path) -> None:
+    policies = policies_of(tmp_path, BASELINE + f'@id("late") forbid({CALL}) when {{ context.hour > 22 }};')
+    facts = policies.facts(calling(READ_ORDERS, {}), CATALOG)
+    answer = policies.ask(facts, policies.slice(facts).compiled, {"weekday"})
+    assert (answer.allowed, answer.failed, answer.failing) == (False, True, ("late",))
 
 
 def test_declarations_and_acquisitions_are_remembered_as_well(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cedarpy
 import pytest
 
-from broker.adapters.policy.schema import quoted, schema_for
+from broker.adapters.policy.schema import partial, quoted, schema_for
 from broker.domain.catalog import AttributeType
 from tests.fakes.samples import a_catalog
 from tests.unit.policy.world import a_tool, with_tools
@@ -50,3 +50,26 @@ def test_names_are_quoted_whatever_is_in_them(name: str) -> None:
     assert cedarpy.validate_policies(text, schema).validation_passed
     other = text.replace(condition, f"{condition} && context.asserted.arguments[{quoted(name)}] == 1")
     assert not cedarpy.validate_policies(other, schema).validation_passed
+
+
+@pytest.mark.parametrize(
+    ("action", "kind"), [("declare", "TaskType"), ("acquire", "CredentialRole"), ("call", "Tool")]
+)
+def test_a_part_of_the_context_fits_the_partial_schema_and_nothing_wrong_does(action: str, kind: str) -> None:
+    whole = schema_for(with_tools(a_tool("one", attributes={"n": AttributeType.INTEGER})))
+    policies = "permit(principal, action, resource);"
+
+    def answer(schema: str, context: str) -> cedarpy.Decision:
+        request = {
+            "principal": 'Tasklease::Instance::"x"',
+            "action": f'Tasklease::Action::"{action}"',
+            "resource": f'Tasklease::{kind}::"x"',
+            "context": context,
+        }
+        return cedarpy.is_authorized(request, policies, "[]", schema).decision
+
+    for context in ("{}", '{"hour": 1}', '{"scope_roles": ["a"], "environment": "e"}'):
+        assert answer(whole, context) is cedarpy.Decision.NoDecision
+        assert answer(partial(whole), context) is cedarpy.Decision.Allow
+    for context in ('{"hour": "1"}', '{"our": 1}', '{"asserted": {}}', '{"scope_roles": [1]}'):
+        assert answer(partial(whole), context) is cedarpy.Decision.NoDecision
