@@ -59,6 +59,9 @@ class SpiffeId:
     def __str__(self) -> str:
         return f"{_SCHEME}{self.trust_domain}{self.path}"
 
+    def __hash__(self) -> int:
+        return hash(self.path)  # few trust domains have the same paths, and a text knows its hash
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentIdentity:

@@ -126,7 +126,8 @@ def arguments_of(text: str) -> Mapping[str, object]:
     if not isinstance(found, dict):
         message = "a JSON object"
         raise ValueError(message)  # noqa: TRY004 - to whoever sent it, one thing
-    _look_at(found)
+    if not _is_plain(text):
+        _look_at(found)
     return found
 
 
@@ -184,6 +185,11 @@ def _finite(text: str) -> float:
     return found
 
 
+def _is_plain(text: str) -> bool:
+    """Whether it has neither what could nest it too deep nor what could be half of a surrogate pair."""
+    return text.isascii() and "\\u" not in text and text.count("{") + text.count("[") < _DEEPEST
+
+
 def _look_at(value: object) -> None:
     """See that it is not nested too deep, and that its texts can be written as UTF-8.
 
@@ -210,7 +216,7 @@ def _look_at(value: object) -> None:
 
 
 def _obligations(found: Obligations) -> tools_pb2.Obligations | None:
-    if found == NO_OBLIGATIONS:
+    if found is NO_OBLIGATIONS or found == NO_OBLIGATIONS:
         return None  # as whoever reads it finds it as well
     return tools_pb2.Obligations(
         redact=found.redact, limit_rows=found.limit_rows or 0, credential_role=found.credential_role or ""

@@ -13,10 +13,11 @@ What always holds: at any moment one thread alone uses the session; a batch is a
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final, Protocol
+from contextlib import suppress
+from typing import Final, Protocol, TypeAlias
 
 from broker.adapters.store.committing import MOST_AT_ONCE, Applied, Commit, Writes, answer, settle
 from broker.adapters.store.session import WritingSession
@@ -37,12 +38,51 @@ class QuickWrites(Writes, Protocol):
         ...
 
 
+_Then: TypeAlias = Callable[[Exception | None], None]
+_Work: TypeAlias = tuple[asyncio.AbstractEventLoop, Callable[[], None], _Then]
+
+
+class _OtherThread:
+    """Does one thing after another, and tells the loop that wanted it. Half of what an executor costs, which makes a lock, a
+    condition and a future each time."""
+
+    def __init__(self) -> None:
+        self._wanted: Final[queue.SimpleQueue[_Work | None]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def do(self, loop: asyncio.AbstractEventLoop, work: Callable[[], None], then: _Then) -> None:
+        """Do `work`; then, in the loop's thread, `then` with what went wrong."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="store-write", daemon=True)
+            self._thread.start()
+        self._wanted.put((loop, work, then))
+
+    def end(self) -> None:
+        """Finish what is wanted; nothing else is."""
+        if self._thread is not None:
+            self._wanted.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (wanted := self._wanted.get()) is not None:
+            loop, work, then = wanted
+            error: Exception | None = None
+            try:
+                work()
+            except Exception as raised:  # noqa: BLE001 - whatever it is, `then` says what follows
+                error = raised
+            except BaseException as raised:  # noqa: BLE001 - the thread has to live
+                error = RuntimeError(type(raised).__name__)
+            with suppress(RuntimeError):  # the loop has ended: the next one that commits starts anew
+                loop.call_soon_threadsafe(then, error)
+
+
 class LoopWriter:
     """Implements committing.Writer. Of one loop at a time; a loop that ended leaves its place to the next."""
 
     def __init__(self, writes: QuickWrites) -> None:
         self._writes = writes
-        self._waits: Final = ThreadPoolExecutor(1, thread_name_prefix="store-write")
+        self._waits: Final = _OtherThread()
         self._lock: Final = threading.Lock()
         self._waiting: list[Commit] = []
         self._under_way: list[Commit] = []
@@ -85,7 +125,7 @@ class LoopWriter:
             self.add(last)
             await asyncio.wait({last.done})
             last.done.exception()
-        await asyncio.to_thread(self._waits.shutdown)
+        await asyncio.to_thread(self._waits.end)
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -158,18 +198,7 @@ class LoopWriter:
         else:
             self._begin()
 
-    def _elsewhere(self, work: Callable[[], None], then: Callable[[Exception | None], None]) -> None:
+    def _elsewhere(self, work: Callable[[], None], then: _Then) -> None:
         """Do what may wait in the other thread, and go on here."""
-        loop = self._loop
-        assert loop is not None  # noqa: S101 - something is under way
-
-        def done(future: Future[None]) -> None:
-            error = future.exception()
-            if error is not None and not isinstance(error, Exception):
-                error = RuntimeError(type(error).__name__)
-            try:
-                loop.call_soon_threadsafe(then, error)
-            except RuntimeError:  # the loop has ended: the next one that commits starts anew
-                return
-
-        self._waits.submit(work).add_done_callback(done)
+        assert self._loop is not None  # noqa: S101 - something is under way
+        self._waits.do(self._loop, work, then)

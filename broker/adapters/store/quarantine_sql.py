@@ -61,6 +61,14 @@ _OF_OWNER: Final = (
     )
     .limit(1)
 )
+WELCOME: Final = and_(
+    tasks.c.task_id == bindparam("task_id"),
+    tasks.c.owner == bindparam("b_INSTANCE"),
+    tasks.c.state == TaskState.ACTIVE.value,
+    tasks.c.hold.is_(None),
+    ~_OF_OWNER.exists(),
+)
+"""That a task of that owner may do something: takes names as `OF_OWNER` does."""
 OF_OWNER: Final = Statement(_OF_OWNER)
 """Whether an owner is quarantined: takes a name of each kind, as `b_INSTANCE` and so on."""
 

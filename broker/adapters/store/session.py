@@ -108,13 +108,11 @@ class WritingSession(Session, Protocol):
 
 def plain(fixed: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """The values as a driver takes them."""
-    return {
-        **fixed,
-        **{
-            name: _microseconds(value) if isinstance(value, datetime) else value
-            for name, value in values.items()
-        },
-    }
+    given = {**fixed, **values}
+    for name, value in values.items():
+        if isinstance(value, datetime):
+            given[name] = _microseconds(value)
+    return given
 
 
 def _microseconds(at: datetime) -> int:

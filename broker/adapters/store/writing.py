@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import assert_never
 
-from sqlalchemy import bindparam, case, func, insert, select, update
+from sqlalchemy import String, Text, bindparam, case, cast, func, insert, select, update
 
 from broker.adapters.store import anomaly_sql, message_sql
 from broker.adapters.store.claim_sql import claimed
@@ -20,6 +20,7 @@ from broker.adapters.store.quarantine_sql import (
     INSERT,
     OF_OWNER,
     TASK_OF_OWNER,
+    WELCOME,
 )
 from broker.adapters.store.rows import (
     ACTION_COLUMNS,
@@ -38,6 +39,7 @@ from broker.domain import changes as c
 from broker.domain.actions import Action, ActionOutcome
 from broker.domain.audit import ChainHead
 from broker.domain.audit import append as append_to_chain
+from broker.domain.identifiers import TaskId
 from broker.domain.lease import LeaseState, RevokeCause
 from broker.domain.quarantine import QuarantineTarget
 from broker.domain.spiffe import SpiffeId
@@ -171,7 +173,21 @@ _CONFIRM = Statement(
     .where(leases.c.lease_id == bindparam("b_lease"), leases.c.state == _REVOKING)
     .values(state=_REVOKED, revoked_at=bindparam("b_at"), next_attempt_at=None)
 )
-_INSERT_ACTION = Statement(insert(actions), columns=ACTION_COLUMNS)
+_INSERT_ACTION = Statement(
+    insert(actions).from_select(
+        ACTION_COLUMNS,
+        # PostgreSQL does not know the types of what is selected; a cast to VARCHAR(64) would cut a longer text.
+        select(
+            *(
+                cast(
+                    bindparam(name),
+                    Text() if isinstance(actions.c[name].type, String) else actions.c[name].type,
+                )
+                for name in ACTION_COLUMNS
+            )
+        ).where(WELCOME),
+    )
+)
 _CLOSE_ACTION = Statement(
     update(actions)
     .where(
@@ -347,16 +363,20 @@ def _create_lease(session: Session, change: c.CreateLease) -> None:
 
 def _record_action(session: Session, action: Action) -> None:
     names = _names_of(action.owner)
-    rows = session.rows(TASK_OF_OWNER, b_task=action.task_id, **names) if names else []
-    if not rows or rows[0]["state"] != _ACTIVE:
-        raise ConflictError(Conflict.TASK_NOT_ACTIVE)
-    if rows[0]["quarantined"] is not None:
-        raise ConflictError(Conflict.OWNER_QUARANTINED)
-    _demand_no_hold(rows[0])
     try:
-        session.change(_INSERT_ACTION, **action_row(action))
+        if names and session.change(_INSERT_ACTION, **action_row(action), **names):
+            return
     except UniqueViolationError as error:
         raise ConflictError(Conflict.CHAIN_MOVED_ON) from error
+    raise ConflictError(_unwelcome(session, action.task_id, names))
+
+
+def _unwelcome(session: Session, task_id: TaskId, names: Mapping[str, str]) -> Conflict:
+    """Why a task may do nothing."""
+    rows = session.rows(TASK_OF_OWNER, b_task=task_id, **names) if names else []
+    if not rows or rows[0]["state"] != _ACTIVE:
+        return Conflict.TASK_NOT_ACTIVE
+    return Conflict.TASK_ON_HOLD if rows[0]["quarantined"] is None else Conflict.OWNER_QUARANTINED
 
 
 @lru_cache(maxsize=1024)  # each action of an instance asks
