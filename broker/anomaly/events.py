@@ -19,6 +19,7 @@ from broker.domain.effects import EVERY_VERB, EVERYTHING, Effect
 from broker.domain.errors import DenialClass
 from broker.domain.flows import Origin, Writes
 from broker.domain.identifiers import ActionId, TaskId
+from broker.domain.quick import quick
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import EndCause, Outcome
 
@@ -38,6 +39,7 @@ class EventKind(StrEnum):
 _OF_NO_TASK: Final = frozenset({EventKind.CALLED, EventKind.INSTANCE_ENDED})
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
     """A link of a task's chain, and what the catalog says of its tool or role."""
@@ -82,6 +84,7 @@ class Called:
     """Digest of the key that the peer showed it holds; empty where none was shown."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """One of them."""

@@ -14,6 +14,7 @@ from broker.domain.effects import Effect
 from broker.domain.errors import DenialClass, IllegalTransitionError
 from broker.domain.identifiers import ActionId, TaskId
 from broker.domain.one_form import one_form
+from broker.domain.quick import quick
 from broker.domain.spiffe import SpiffeId
 
 
@@ -35,6 +36,7 @@ class ActionOutcome(StrEnum):
     """It was allowed, and the agent did not do it."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
     """One link of a chain."""
@@ -79,6 +81,7 @@ class Action:
         return replace(self, outcome=outcome, closed_at=at)
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
     """What a task has done so far, as far as a decision needs it."""

@@ -18,11 +18,13 @@ from json.encoder import encode_basestring_ascii as _quoted
 from typing import Final
 
 from broker.domain.one_form import one_form
+from broker.domain.quick import quick
 
 GENESIS: Final = "0" * 64
 """Stands where the first record's predecessor would be."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
     """Something that happened, before it has its place in the chain."""
@@ -73,6 +75,7 @@ class AuditKind:
     SIGNAL_UNDELIVERED: Final = "signal.undelivered"
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRecord:
     """An event in its place."""

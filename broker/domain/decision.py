@@ -16,6 +16,7 @@ from broker.domain.actions import NO_ACTIONS, Chain
 from broker.domain.catalog import CredentialRole, Tool
 from broker.domain.effects import Effect
 from broker.domain.errors import DenialClass
+from broker.domain.quick import quick
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Scope, Task
 
@@ -41,6 +42,7 @@ class Shadow:
     denial_class: DenialClass | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """A verdict with the policies that determined it."""
@@ -102,6 +104,7 @@ class AcquireContext:
     """Findings about the task that nobody marked as false."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallContext:
     """What is known when a tool is to be called. Asserted by the agent: the arguments, the fingerprint."""

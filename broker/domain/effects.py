@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from broker.domain.quick import quick
+
 
 class Verb(StrEnum):
     """What happens."""
@@ -27,6 +29,7 @@ EVERYTHING: Final = ""
 _UNPRINTABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
     """What a call would do.

@@ -21,6 +21,7 @@ from broker.domain.identifiers import ActionId, FindingId, LeaseId, TaskId, Toke
 from broker.domain.lease import Lease, LeaseState
 from broker.domain.messages import Message
 from broker.domain.quarantine import Quarantine, QuarantineTarget
+from broker.domain.quick import quick
 from broker.domain.sightings import Sighting
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskState
@@ -68,6 +69,7 @@ class TaskPage:
     next_token: str
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionFacts:
     """A task and what is around it, as far as one decision needs it."""

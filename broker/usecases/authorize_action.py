@@ -23,6 +23,7 @@ from broker.domain.changes import Append, RecordAction
 from broker.domain.decision import CallContext, Decision, Verdict, as_facts, decided_facts
 from broker.domain.errors import IdempotencyKeyReusedError, TaskNotActiveError
 from broker.domain.identifiers import TaskId
+from broker.domain.quick import quick
 from broker.domain.task import EndCause, TaskEnd
 from broker.ports.arguments import ArgumentChecker
 from broker.ports.observing import Decided, nobody_is_told
@@ -39,6 +40,7 @@ from broker.usecases.ruling import Ruling, link_of, refusal_facts
 from broker.usecases.task_work import decided_event
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authorization:
     """The answer, durable."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import NoReturn
 
 from broker.domain.catalog import Catalog
@@ -54,18 +53,20 @@ def asked(
 ) -> Decision:
     """What `policy` says, whichever it is about."""
     match context:
-        case DeclareContext():
-            return policy.decide_declaration(context, catalog)
-        case AcquireContext():
-            return policy.decide_acquisition(context, catalog)
         case CallContext():
             return policy.decide_call(context, catalog)
+        case AcquireContext():
+            return policy.decide_acquisition(context, catalog)
+        case DeclareContext():
+            return policy.decide_declaration(context, catalog)
 
 
-def decide(ask: Callable[[], Decision]) -> Decision:
-    """Run `ask`; whatever it raises is a denial."""
+def decide(
+    policy: PolicyEngine, context: DeclareContext | AcquireContext | CallContext, catalog: Catalog
+) -> Decision:
+    """The same; whatever it raises is a denial."""
     try:
-        return ask()
+        return asked(policy, context, catalog)
     except Exception:
         logger.exception("policy engine failed; denied")
         return ENGINE_FAILED

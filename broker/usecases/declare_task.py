@@ -120,7 +120,7 @@ class DeclareTask:
         context = declaration_context(
             caller.peer.spiffe_id, caller.peer.agent_class, declaration, catalog, now
         )
-        decision = decide(lambda: self._policy.decide_declaration(context, catalog))
+        decision = decide(self._policy, context, catalog)
         agent_class = catalog.agent_class(caller.peer.spiffe_id.trust_domain, caller.peer.agent_class)
         task_type = catalog.task_types.get(declaration.task_type)
         if not decision.allowed or agent_class is None or task_type is None:

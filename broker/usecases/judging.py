@@ -15,12 +15,13 @@ from broker.domain.catalog import Catalog
 from broker.domain.decision import AcquireContext, CallContext, Decision, Fingerprint, Verdict
 from broker.domain.effects import Effect
 from broker.domain.errors import DenialClass, FingerprintChangedError
+from broker.domain.quick import quick
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task
 from broker.ports.arguments import ArgumentChecker
 from broker.ports.policy import PolicyEngine
 from broker.ports.store import ActionFacts
-from broker.usecases.deciding import asked, decide
+from broker.usecases.deciding import decide
 from broker.usecases.ruling import Ruling, demand_room, rule
 
 _FINGERPRINT_CHANGED: Final = Decision(
@@ -33,6 +34,7 @@ _FINGERPRINT_CHANGED: Final = Decision(
 Context = TypeVar("Context", AcquireContext, CallContext)
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """What an agent wants to do."""
@@ -43,6 +45,7 @@ class Call:
     idempotency_key: str | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Around:
     """Who asks for which task, when, and what is known of it."""
@@ -142,7 +145,7 @@ def ruled(
 ) -> Ruling:
     """Policy, then what was denied before, then the chain."""
     return rule(
-        decide(lambda: asked(policy, context, catalog)),
+        decide(policy, context, catalog),
         context,
         effect=_effect_in_reach(context),
         task_type=catalog.task_types.get(context.task.task_type),

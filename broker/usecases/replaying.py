@@ -73,7 +73,7 @@ def replay(decisions: Iterable[Recorded], *, policy: PolicyEngine, catalog: Cata
 def _again(recorded: Recorded, denied: list[Action], policy: PolicyEngine, catalog: Catalog) -> Decision:
     context = recorded.context
     if isinstance(context, DeclareContext):
-        return decide(lambda: policy.decide_declaration(context, catalog))
+        return decide(policy, context, catalog)
     task_id, now = context.task.task_id, context.at
     holding = [one for one in denied if one.task_id == task_id or (one.sticks_until or now) > now]
     ruling = ruled(context, catalog, policy=policy, denied=holding[:MOST_DENIED])

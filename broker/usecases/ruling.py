@@ -22,6 +22,7 @@ from broker.domain.errors import (
 )
 from broker.domain.flows import labels_of
 from broker.domain.identifiers import ActionId, TaskId
+from broker.domain.quick import quick
 
 STICKS_FOR: Final = timedelta(minutes=15)
 """How long a denied effect stays denied to the instance; to the task it does for as long as that lives (rule R9)."""
@@ -33,6 +34,7 @@ _NOWHERE: Final = Effect(verbs=EVERY_VERB, resource="", destination="")
 """The effect of what is not in the catalog: nothing that could stick to anything else."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ruling:
     """A decision, and whether its denial sticks to the effect."""
@@ -81,6 +83,7 @@ def rule(
     return Ruling(decision=decision)
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
     """What a decision is about."""

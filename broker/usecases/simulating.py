@@ -66,7 +66,7 @@ class Simulation:
         identity = AgentIdentity.of(caller)
         name = "" if identity is None else identity.agent_class
         context = declaration_context(caller, name, declaration, self._catalog, now)
-        decision = decide(lambda: self._policy.decide_declaration(context, self._catalog))
+        decision = decide(self._policy, context, self._catalog)
         agent_class = self._catalog.agent_class(caller.trust_domain, name)
         task_type = self._catalog.task_types.get(declaration.task_type)
         if not decision.allowed or agent_class is None or task_type is None:

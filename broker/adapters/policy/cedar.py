@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -66,7 +66,8 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class _Remembered:
     entry: Entry
-    answer: Answer
+    decision: Decision
+    failed: bool
 
 
 class CedarPolicies:
@@ -126,7 +127,10 @@ class CedarPolicies:
 
         False for sure where no arguments help; True may still turn out to be a denial for all arguments there are.
         """
-        return _guarded(lambda: self._could_allow(context, catalog), otherwise=False)
+        try:
+            return self._could_allow(context, catalog)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is no permission (rule R5)
+            return _in_error(error, False)  # noqa: FBT003 - what is answered then
 
     def facts(self, context: Context, catalog: Catalog) -> Facts:
         """What Cedar is told of it.
@@ -151,21 +155,23 @@ class CedarPolicies:
         allowed = decided is cedarpy.Decision.Allow
         return Answer(allowed=allowed, determining=tuple(sorted(result.diagnostics.reasons)))
 
-    def _answer(self, facts: Facts) -> Answer:
-        """What `ask` says; from memory where the same was asked before in all that these policies look at."""
+    def _decided(self, facts: Facts) -> Decision:
+        """What is decided; from memory where the same was decided before in all that these policies look at."""
         if facts.arguments and not self._fit(facts):
-            return Answer(allowed=False, failed=True)
+            return self._decision(facts, Answer(allowed=False, failed=True))
         looks = self._looks.get(facts.question, lambda: looks_of(self.slice(facts).policies))
-        if self._answers is None:
-            return self.ask(facts, self.slice(facts).compiled, looks.names)
-        values = looks.values(facts)
-        if values is None:
-            return self.ask(facts, self.slice(facts).compiled)
+        values = None if self._answers is None else looks.values(facts)
+        if self._answers is None or values is None:
+            return self._asked(facts, looks).decision
         return self._answers.get(
             (facts.question, values),
-            lambda: _Remembered(facts.entry, self.ask(facts, self.slice(facts).compiled, looks.names)),
-            still_good=lambda found: found.entry is facts.entry and not found.answer.failed,
-        ).answer
+            lambda: self._asked(facts, looks),
+            still_good=lambda found: found.entry is facts.entry and not found.failed,
+        ).decision
+
+    def _asked(self, facts: Facts, looks: Looks) -> _Remembered:
+        answer = self.ask(facts, self.slice(facts).compiled, looks.names)
+        return _Remembered(facts.entry, self._decision(facts, answer), answer.failed)
 
     def _fit(self, facts: Facts) -> bool:
         """Whether these policies know the arguments, as the schema has them: also those that none of them looks at."""
@@ -176,14 +182,14 @@ class CedarPolicies:
 
     def decide(self, context: Context, catalog: Catalog) -> Decision:
         """Decide, whatever it is."""
-        return _guarded(lambda: self._decision(context, catalog), otherwise=_FAILED)
-
-    def _decision(self, context: Context, catalog: Catalog) -> Decision:
         try:
-            facts = self.facts(context, catalog)
+            return self._decided(self.facts(context, catalog))
         except CannotBeAskedError as error:
             return _denied((DEFAULT,), str(error), DenialClass.STRUCTURAL)
-        answer = self._answer(facts)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is no permission (rule R5)
+            return _in_error(error, _FAILED)
+
+    def _decision(self, facts: Facts, answer: Answer) -> Decision:
         if answer.failed:
             logger.error(
                 "a decision FAILED and so denies: action %s, resource %s, policies %s",
@@ -234,13 +240,10 @@ class CedarPolicies:
         return kept.handle
 
 
-def _guarded(decide: Callable[[], T], *, otherwise: T) -> T:
-    """What it decides; `otherwise` where it fails in any way. The failure's text may hold arguments, and is not logged."""
-    try:
-        return decide()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is no permission (rule R5)
-        logger.error("a decision FAILED and so denies: %s", type(error).__name__)
-        return otherwise
+def _in_error(error: Exception, answer: T) -> T:
+    """What is answered then. The error's text may hold arguments, and is not logged."""
+    logger.error("a decision FAILED and so denies: %s", type(error).__name__)
+    return answer
 
 
 def _denied(policies: tuple[str, ...], text: str, denial_class: DenialClass) -> Decision:

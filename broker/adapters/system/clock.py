@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,10 @@ _SET_RIGHT: Final = timedelta(minutes=5)
 
 _SLOW: Final = 0.5
 """Seconds within which a reference has to answer for its answer to mean anything."""
+
+
+_COUNTER: Final[Callable[[], float]] = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+"""The machine's own: seconds since its start, asleep or not."""
 
 
 class SystemClock:
@@ -48,7 +53,7 @@ class FollowingClock(SystemClock):
         reference: Callable[[], Awaitable[datetime]],
         *,
         to_the_letter: bool,
-        counter: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+        counter: Callable[[], float] = _COUNTER,
     ) -> None:
         self._reference = reference
         self._to_the_letter = to_the_letter
