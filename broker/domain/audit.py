@@ -89,6 +89,7 @@ class AuditRecord:
     """The event's facts in their canonical form, where they have been put into it already."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainHead:
     """The newest record's place and hash; worth keeping where the broker cannot write."""

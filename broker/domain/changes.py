@@ -25,6 +25,7 @@ from broker.domain.identifiers import (
 from broker.domain.lease import Lease, RevokeCause
 from broker.domain.messages import Message
 from broker.domain.quarantine import Quarantine, QuarantineTarget
+from broker.domain.quick import quick
 from broker.domain.sightings import Sighting
 from broker.domain.spiffe import SpiffeId
 from broker.domain.task import Task, TaskEnd
@@ -165,6 +166,7 @@ class RemoveQuarantine:
     target: QuarantineTarget
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordAction:
     """The next link of a task's chain. Precondition: the task is active, not on hold, and its owner not quarantined, and no
@@ -183,6 +185,7 @@ class CloseAction:
     at: datetime
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Append:
     """An audit record, placed by the store in the order of commit."""

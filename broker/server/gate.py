@@ -48,6 +48,7 @@ from broker.domain.errors import (
 from broker.domain.identifiers import RequestId
 from broker.domain.operators import OperatorRole, Operators
 from broker.domain.peer import VerifiedIdentity, VerifiedOperator, VerifiedPeer
+from broker.domain.quick import quick
 from broker.ports.identity import PeerVerifier, TokenVerifier
 from broker.ports.observing import Kind, NoObserver, Observer
 from broker.ports.system import Clock, Ids
@@ -84,6 +85,7 @@ class JwtDoor:
     """Full names of RPCs; any other is refused before the token is looked at."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
     """What the gate knows of the call that a handler serves."""

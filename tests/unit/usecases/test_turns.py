@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
@@ -60,3 +61,48 @@ async def test_an_error_inside_ends_the_turn() -> None:
     assert len(turns) == 0
     async with turns.of("a"):
         assert turns.is_taken("a")
+
+
+async def test_who_gives_up_when_it_was_just_given_passes_it_on() -> None:
+    turns: Turns[str] = Turns()
+    order: list[str] = []
+
+    async def work(name: str) -> None:
+        async with turns.of("a"):
+            order.append(name)
+
+    async with turns.of("a"):
+        first, second = asyncio.create_task(work("first")), asyncio.create_task(work("second"))
+        await asyncio.sleep(0)
+    first.cancel()  # its turn was given to it in the line before
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    await second
+    assert (order, len(turns)) == (["second"], 0)
+
+
+async def test_of_many_that_come_and_give_up_at_random_one_is_inside_at_a_time() -> None:
+    turns: Turns[int] = Turns()
+    inside: set[int] = set()
+    drawn = random.Random(7)  # noqa: S311 - a schedule
+
+    async def work(key: int) -> None:
+        async with turns.of(key):
+            assert key not in inside
+            inside.add(key)
+            try:
+                for _ in range(drawn.randrange(3)):
+                    await asyncio.sleep(0)
+            finally:
+                inside.remove(key)
+
+    working: list[asyncio.Task[None]] = []
+    for _ in range(2_000):
+        working.append(asyncio.create_task(work(drawn.randrange(3))))
+        if drawn.random() < 0.5:
+            await asyncio.sleep(0)
+        if drawn.random() < 0.3:
+            drawn.choice(working[-20:]).cancel()
+    found = await asyncio.gather(*working, return_exceptions=True)
+    assert {type(one) for one in found} == {type(None), asyncio.CancelledError}
+    assert (len(turns), inside) == (0, set())
