@@ -166,7 +166,13 @@ actions: Final = Table(
         postgresql_where=text("idempotency_key IS NOT NULL"),
     ),
     Index("actions_in_order", "task_id", "position", unique=True),
-    Index("actions_denied", "owner", "sticks_until"),
+    Index(
+        "actions_denied",
+        "owner",
+        "sticks_until",
+        sqlite_where=text("sticks_until IS NOT NULL"),
+        postgresql_where=text("sticks_until IS NOT NULL"),
+    ),
 )
 
 store_facts: Final = Table(

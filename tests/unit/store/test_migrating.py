@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,7 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.pool import NullPool
 
-from broker.adapters.store import migrating
+from broker.adapters.store import chain_sql, migrating
 from broker.adapters.store.migrating import SchemaVersionError
 from broker.adapters.store.schema import metadata
 from broker.adapters.store.session import EPOCH
@@ -98,7 +99,7 @@ async def test_a_database_that_left_this_version_behind_is_refused_and_left_as_i
             SqliteStore.open(url(path))
     assert content(path) == before
     with raw(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '0008'")
+        connection.execute("UPDATE alembic_version SET version_num = '0009'")
     await opened(path)
 
 
@@ -176,6 +177,19 @@ async def test_no_broker_that_ignores_holds_begins_on_a_schema_that_has_them(
             file.unlink()
     with monkeypatch.context() as before:
         before.setattr(migrating, "_MIGRATIONS", older)
-        with pytest.raises(SchemaVersionError, match="0008"):
+        with pytest.raises(SchemaVersionError, match="0009"):
             SqliteStore.open(url(path))
     await opened(path)
+
+
+async def test_only_what_sticks_is_in_the_index_of_what_was_denied_and_it_is_used(path: Path) -> None:
+    await opened(path)
+    sql, _ = chain_sql._DENIED.for_sqlite()
+    names = dict.fromkeys(re.findall(r":(\w+)", sql), 1)
+    with raw(path) as connection:
+        plan = str(connection.execute(f"EXPLAIN QUERY PLAN {sql}", names).fetchall())
+        (index,) = connection.execute(
+            "SELECT sql FROM sqlite_master WHERE name = 'actions_denied'"
+        ).fetchone()
+    assert "actions_denied" in plan
+    assert "WHERE sticks_until IS NOT NULL" in index
