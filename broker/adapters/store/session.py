@@ -47,21 +47,19 @@ class Statement:
 
     def for_sqlite(self) -> tuple[str, Mapping[str, Any]]:
         """SQL with `:name` parameters, and the values of those that the statement itself fixes."""
-        return self._for("sqlite", lambda: sqlite.dialect(paramstyle="named"))
+        return self._compiled.get("sqlite") or self._for("sqlite", lambda: sqlite.dialect(paramstyle="named"))
 
     def for_postgresql(self) -> tuple[str, Mapping[str, Any]]:
         """SQL with `%(name)s` parameters, and the values of those that the statement itself fixes."""
-        return self._for("postgresql", psycopg.dialect)
+        return self._compiled.get("postgresql") or self._for("postgresql", psycopg.dialect)
 
     def _for(self, name: str, dialect: Callable[[], DefaultDialect]) -> tuple[str, Mapping[str, Any]]:
-        found = self._compiled.get(name)
-        if found is None:
-            core = self._on_postgresql if name == "postgresql" else self.core
-            compiled = core.compile(dialect=dialect(), column_keys=self._columns)
-            wanted = {bind.key: None for bind in compiled.binds.values() if bind.required}
-            given = compiled.construct_params(wanted)
-            fixed = {key: value for key, value in given.items() if key not in wanted}
-            found = self._compiled[name] = (str(compiled), fixed)
+        core = self._on_postgresql if name == "postgresql" else self.core
+        compiled = core.compile(dialect=dialect(), column_keys=self._columns)
+        wanted = {bind.key: None for bind in compiled.binds.values() if bind.required}
+        given = compiled.construct_params(wanted)
+        fixed = {key: value for key, value in given.items() if key not in wanted}
+        found = self._compiled[name] = (str(compiled), fixed)
         return found
 
 
