@@ -199,6 +199,8 @@ def _named_arguments(context: CallContext) -> dict[str, object]:
     tool = context.tool
     if tool is None or tool.name not in context.task.scope.tools:
         return {}
+    if not tool.attributes:
+        return {"arguments": {}}
     named = {name: context.arguments[name] for name in sorted(tool.attributes) if name in context.arguments}
     short = {name: value for name, value in named.items() if len(str(value)) <= LONGEST_RECORDED}
     left_out = sorted(named.keys() - short.keys())
