@@ -48,7 +48,7 @@ class Observing:
             )
             stack.callback(traces.close)
             watching.append(traces)
-        self.observer = Observers(*watching)
+        self.observer: Observer = Observers(*watching) if len(watching) > 1 else self.metrics
 
     def rounds(  # noqa: PLR0913 - what is looked at
         self,

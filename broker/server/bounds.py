@@ -71,13 +71,15 @@ class Problems:
         if not ok:
             self._violations.append(FieldViolation(field=field, remedy=remedy))
 
-    def name(self, value: str, field: str) -> None:
-        """As catalogs name things."""
-        self.check(bool(NAME.fullmatch(value)), field, "1 to 64 characters of a-z, 0-9 and '-'")
+    def name(self, value: str, *field: str) -> None:
+        """As catalogs name things; the field's name in parts, put together where it is wrong."""
+        if not NAME.fullmatch(value):
+            self.check(False, ".".join(field), "1 to 64 characters of a-z, 0-9 and '-'")  # noqa: FBT003
 
-    def fingerprint(self, value: bytes, field: str) -> None:
-        """A digest of whatever the agent is made of."""
-        self.check(len(value) <= MAX_FINGERPRINT, field, f"at most {MAX_FINGERPRINT} bytes")
+    def fingerprint(self, value: bytes, *field: str) -> None:
+        """A digest of whatever the agent is made of; the field's name as of `name`."""
+        if len(value) > MAX_FINGERPRINT:
+            self.check(False, ".".join(field), f"at most {MAX_FINGERPRINT} bytes")  # noqa: FBT003
 
     def text(self, value: str, field: str, *, most: int, least: int = 0) -> None:
         """Words, without control characters."""
@@ -96,9 +98,9 @@ class Problems:
 
 def task_id(value: str) -> TaskId:
     """Check the form of a task id; whether it exists is another question."""
-    problems = Problems()
-    problems.check(bool(IDENTIFIER.fullmatch(value)), "task_id", "give the id that DeclareTask returned")
-    problems.raise_any()
+    if not IDENTIFIER.fullmatch(value):
+        violation = FieldViolation(field="task_id", remedy="give the id that DeclareTask returned")
+        raise FieldInvalidError([violation])
     return TaskId(value)
 
 

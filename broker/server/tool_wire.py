@@ -132,8 +132,8 @@ def arguments_of(text: str) -> Mapping[str, object]:
 
 
 def _call(call: tools_pb2.Call, field: str, problems: Problems) -> Call:
-    problems.name(call.tool, f"{field}.tool")
-    problems.fingerprint(call.fingerprint, f"{field}.fingerprint")
+    problems.name(call.tool, field, "tool")
+    problems.fingerprint(call.fingerprint, field, "fingerprint")
     if call.idempotency_key:
         problems.check(
             bool(KEY.fullmatch(call.idempotency_key)),

@@ -20,8 +20,6 @@ class Observers:
         self, kind: Kind, name: str, *, task_id: str = "", carrier: Mapping[str, str] | None = None
     ) -> AbstractContextManager[Outcome]:
         """See ports.observing."""
-        if len(self._observers) == 1:
-            return self._observers[0].watch(kind, name, task_id=task_id, carrier=carrier)
         return self._watch_all(kind, name, task_id, carrier)
 
     @contextmanager

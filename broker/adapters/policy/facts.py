@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from broker.adapters.policy.schema import quoted
 from broker.adapters.policy.slices import ACTION_TYPE, CLASS_TYPE, INSTANCE_TYPE, RESOURCE_TYPES, Question
@@ -35,8 +35,7 @@ class CannotBeAskedError(ValueError):
     """The request cannot be put to the policies; the text is for the caller, and repeats no value."""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """A request, as plain data."""
 
     question: Question

@@ -79,7 +79,7 @@ class FollowingClock(SystemClock):
 
     def now(self) -> datetime:
         """Return the time in UTC."""
-        return self._time + timedelta(seconds=self._counter() - self._at)
+        return self._time + timedelta(0, self._counter() - self._at)
 
     async def follow(self) -> None:
         """A round: ask the reference, and correct what is wrong.
