@@ -73,7 +73,7 @@ async def run(console: Console, scale: float) -> dict[str, float]:
             stack, stack.folder / "alone", rounds=_at_least(10 * scale)
         )
         found |= await authorize.calls(
-            stack, authorize_parts.gate_round, clients=16, rounds=_at_least(10 * scale)
+            stack, authorize_parts.gate_round, clients=16, rounds=_at_least(30 * scale)
         )
         console.print("anomalies: what watching costs, and how soon a credential is refused")
         found |= anomaly.detectors(benign=_at_least(4000 * scale), each=_at_least(20 * scale))
