@@ -170,7 +170,8 @@ class CedarPolicies:
         ).decision
 
     def _asked(self, facts: Facts, looks: Looks) -> _Remembered:
-        answer = self.ask(facts, self.slice(facts).compiled, looks.names)
+        looked_at = None if looks.everything else looks.names
+        answer = self.ask(facts, self.slice(facts).compiled, looked_at)
         return _Remembered(facts.entry, self._decision(facts, answer), answer.failed)
 
     def _fit(self, facts: Facts) -> bool:

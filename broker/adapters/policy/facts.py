@@ -7,7 +7,7 @@ Cedar's types raises `CannotBeAskedError`, and so is denied. What of the context
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -46,23 +46,15 @@ class Facts(NamedTuple):
     arguments: Mapping[str, Any]
     """Those of a call that policies may look at, in their types."""
 
-    def said(self, name: str) -> Any:  # noqa: ANN401 - Cedar's JSON
-        """What stands directly below `context` under that name.
-
-        Raises:
-            KeyError: nothing does.
-        """
-        return _SAID[self.question.action][name](self)
-
-    @property
-    def names(self) -> Collection[str]:
-        """All names directly below `context`."""
-        return _SAID[self.question.action].keys()
+    def told(self, names: Iterable[str]) -> Mapping[str, Any]:
+        """What stands directly below `context` under these names; an action has not all that others have."""
+        said = _SAID[self.question.action]
+        return {name: said[name](self) for name in names if name in said}
 
     @property
     def context(self) -> Mapping[str, Any]:
         """All that is told of the context."""
-        return {name: say(self) for name, say in _SAID[self.question.action].items()}
+        return self.told(_SAID[self.question.action])
 
     @property
     def principal(self) -> dict[str, str]:
@@ -106,7 +98,7 @@ class Facts(NamedTuple):
 
     def request(self, names: Iterable[str] | None = None) -> dict[str, Any]:
         """For `cedarpy.is_authorized`; of the context only what stands directly below it under these names, else all."""
-        context = self.context if names is None else {name: self.said(name) for name in names}
+        context = self.context if names is None else self.told(names)
         return {
             "principal": self.principal,
             "action": self.action,

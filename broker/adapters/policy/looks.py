@@ -7,7 +7,7 @@ then never taken from memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,30 +23,22 @@ _ABSENT: Final = ("absent",)
 class Looks:
     """See the module."""
 
-    below: Mapping[str, tuple[tuple[str, ...], ...]]
-    """The names directly below `context` that are looked at, and the paths below each of them."""
+    paths: tuple[tuple[str, ...], ...]
+    """Below `context`, sorted."""
+    names: tuple[str, ...]
+    """Their first steps: what stands directly below it."""
     caller: bool
     """Whether it matters which instance of the class asks."""
     everything: bool
     """Whether it may be anything at all."""
 
-    @property
-    def names(self) -> Collection[str] | None:
-        """Those of `below`; None where everything may be looked at."""
-        return None if self.everything else self.below.keys()
-
     def values(self, facts: Facts) -> tuple[Hashable, ...] | None:
         """All that matters of a request, beside its question and the catalog's entry; None where everything may."""
         if self.everything:
             return None
-        found: list[Hashable] = [str(facts.caller) if self.caller else ""]
-        for name, paths in self.below.items():
-            if name not in facts.names:
-                found.append(_ABSENT)
-                continue
-            said = facts.said(name)
-            found += [_value(said, path) for path in paths]
-        return tuple(found)
+        caller = str(facts.caller) if self.caller else ""
+        told = facts.told(self.names)
+        return (caller, *(_value(told, path) for path in self.paths))
 
 
 def looks_of(policies: Iterable[Policy]) -> Looks:
@@ -59,19 +51,19 @@ def looks_of(policies: Iterable[Policy]) -> Looks:
             match path:
                 case ("context",):
                     everything = True
-                case ("context", *rest):
-                    paths.add(tuple(rest))
+                case ("context", *below):
+                    paths.add(tuple(below))
                 case ("principal", *_):
                     caller = True
                 case ("resource" | "action", *_):
                     pass  # known by the question and the catalog's entry
                 case _:
                     everything = True
-    below: dict[str, list[tuple[str, ...]]] = {}
-    for path in sorted(paths):
-        below.setdefault(path[0], []).append(path[1:])
     return Looks(
-        below={name: tuple(rests) for name, rests in below.items()}, caller=caller, everything=everything
+        paths=tuple(sorted(paths)),
+        names=tuple(sorted({path[0] for path in paths})),
+        caller=caller,
+        everything=everything,
     )
 
 
@@ -91,13 +83,14 @@ def _is_about_classes(scope: Any) -> bool:  # noqa: ANN401 - Cedar's JSON
             return False
 
 
-def _value(said: Any, path: tuple[str, ...]) -> Hashable:  # noqa: ANN401 - Cedar's JSON
+def _value(context: Mapping[str, Any], path: tuple[str, ...]) -> Hashable:
     """What stands there, so that equal means the same to Cedar: 1 is not true."""
+    found: Any = context
     for step in path:
-        if not isinstance(said, dict) or step not in said:
+        if not isinstance(found, dict) or step not in found:
             return _ABSENT
-        said = said[step]
-    return _kept(said)
+        found = found[step]
+    return _kept(found)
 
 
 def _kept(found: Any) -> Hashable:  # noqa: ANN401 - Cedar's JSON

@@ -95,8 +95,8 @@ def looks(text: str) -> Looks:
 )
 def test_what_a_policy_looks_at(text: str, paths: set[tuple[str, ...]], caller: bool) -> None:  # noqa: FBT001
     found = looks(text)
-    seen = {(name, *rest) for name, rests in found.below.items() for rest in rests}
-    assert (seen, found.caller, found.everything) == (paths, caller, False)
+    assert (set(found.paths), found.caller, found.everything) == (paths, caller, False)
+    assert set(found.names) == {path[0] for path in paths}
 
 
 @pytest.mark.parametrize(
@@ -266,9 +266,9 @@ def test_what_is_looked_at_decides_as_the_whole_context_does(
             calling(READ_ORDERS, arguments, caller=caller, task=task, chain=chain, **one), CATALOG
         )
         asked = policies.slice(facts).compiled
-        names = looks_of(policies.policies).names
-        assert names is not None
-        assert policies.ask(facts, asked, names) == policies.ask(facts, asked)
+        looks = looks_of(policies.policies)
+        assert not looks.everything
+        assert policies.ask(facts, asked, looks.names) == policies.ask(facts, asked)
 
 
 def test_only_what_is_looked_at_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,3 +302,16 @@ def test_declarations_and_acquisitions_are_remembered_as_well(tmp_path: Path) ->
         assert policies.decide_acquisition(acquiring(), CATALOG).allowed
     assert policies._answers is not None
     assert len(policies._answers) == 2
+
+
+def test_what_one_action_has_and_another_has_not_is_asked_for_and_not_missed(tmp_path: Path) -> None:
+    policies = policies_of(
+        tmp_path,
+        '@id("all") permit(principal, action, resource) unless { context has labels && context.labels.contains("untrusted") };',
+    )
+    for remembered in (False, True):
+        asking = CedarPolicies(policies.policies, CATALOG, remembers=remembered)
+        assert asking.decide_declaration(declaring(), CATALOG).allowed
+        assert asking.decide_acquisition(acquiring(), CATALOG).allowed
+        assert call(asking).allowed
+        assert not call(asking, chain=Chain(length=1, labels=frozenset({"untrusted"}))).allowed
