@@ -98,20 +98,20 @@ class Problems:
 
 def task_id(value: str) -> TaskId:
     """Check the form of a task id; whether it exists is another question."""
-    if not IDENTIFIER.fullmatch(value):
-        violation = FieldViolation(field="task_id", remedy="give the id that DeclareTask returned")
-        raise FieldInvalidError([violation])
-    return TaskId(value)
+    return TaskId(_identifier(value, "task_id", "DeclareTask"))
 
 
 def lease_id(value: str) -> LeaseId:
     """Check the form of a lease id."""
-    problems = Problems()
-    problems.check(
-        bool(IDENTIFIER.fullmatch(value)), "lease_id", "give the id that AcquireCredential returned"
-    )
-    problems.raise_any()
-    return LeaseId(value)
+    return LeaseId(_identifier(value, "lease_id", "AcquireCredential"))
+
+
+def _identifier(value: str, field: str, returned_by: str) -> str:
+    if not IDENTIFIER.fullmatch(value):
+        raise FieldInvalidError(
+            [FieldViolation(field=field, remedy=f"give the id that {returned_by} returned")]
+        )
+    return value
 
 
 def declaration(request: tasks_pb2.DeclareTaskRequest) -> Declaration:

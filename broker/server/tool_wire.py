@@ -216,7 +216,7 @@ def _look_at(value: object) -> None:
 
 
 def _obligations(found: Obligations) -> tools_pb2.Obligations | None:
-    if found is NO_OBLIGATIONS or found == NO_OBLIGATIONS:
+    if found == NO_OBLIGATIONS:
         return None  # as whoever reads it finds it as well
     return tools_pb2.Obligations(
         redact=found.redact, limit_rows=found.limit_rows or 0, credential_role=found.credential_role or ""

@@ -46,18 +46,12 @@ forbid (principal, action == Tasklease::Action::"call", resource == Tasklease::T
 @pytest.fixture
 def watched(world: World) -> Iterator[World]:
     """With tools for it, a canary among them, and the hardest answer to whatever is found."""
-    rule = world.stack.broker.policies / "test.cedar"
     more = world.catalog_without_answers().replace(
         "query-orders, read-mail", f"query-orders, {NAMES}, read-mail"
     )
-    with world.taking_up(more.replace("\ntools:\n", "\ntools:" + TOOLS, 1) + ANSWERS):
-        with world.policies_change():
-            rule.write_text(POLICY)
-        try:
-            yield world
-        finally:
-            with world.policies_change():
-                rule.unlink()
+    catalog = more.replace("\ntools:\n", "\ntools:" + TOOLS, 1) + ANSWERS
+    with world.taking_up(catalog), world.ruled_by(POLICY):
+        yield world
 
 
 def call(caller: Caller, task_id: str, tool: str, **arguments: object) -> Answer:

@@ -57,19 +57,12 @@ def noted(world: World) -> Iterator[World]:
 @pytest.fixture
 def ruled(world: World) -> Iterator[World]:
     """With a policy about recipients, another tool that sends, and one that reads what the credential reads."""
-    rule = world.stack.broker.policies / "test.cedar"
     tools = noting(world).replace(
         "query-orders, read-mail", "query-orders, mail-anybody, dump-orders, read-mail"
     )
     more = tools.replace("\ntools:\n", "\ntools:" + MORE_TOOLS % world.stack.postgres.port, 1)
-    with world.taking_up(more):
-        with world.policies_change():
-            rule.write_text(OURS)
-        try:
-            yield world
-        finally:
-            with world.policies_change():
-                rule.unlink()
+    with world.taking_up(more), world.ruled_by(OURS):
+        yield world
 
 
 def ask(caller: Caller, task_id: str, tool: str, **arguments: object) -> tools_pb2.Authorization:

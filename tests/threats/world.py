@@ -233,6 +233,18 @@ class World:
                 catalog.write_text(before)
 
     @contextmanager
+    def ruled_by(self, policies: str) -> Iterator[None]:
+        """The broker has these policies as well, until the end."""
+        file = self.stack.broker.policies / "test.cedar"
+        with self.policies_change():
+            file.write_text(policies)
+        try:
+            yield
+        finally:
+            with self.policies_change():
+                file.unlink()
+
+    @contextmanager
     def policies_change(self) -> Iterator[None]:
         """Wait until the broker has taken up what is changed here: another catalog has its policies read again as well."""
         log = self.stack.log_files([broker_process.NAME])[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from broker.ports.observing import Kind, Observer, Outcome
@@ -16,16 +16,11 @@ class Observers:
         self._observers = observers
         self.reads_carriers: Final = any(one.reads_carriers for one in observers)
 
+    @contextmanager
     def watch(
         self, kind: Kind, name: str, *, task_id: str = "", carrier: Mapping[str, str] | None = None
-    ) -> AbstractContextManager[Outcome]:
-        """See ports.observing."""
-        return self._watch_all(kind, name, task_id, carrier)
-
-    @contextmanager
-    def _watch_all(
-        self, kind: Kind, name: str, task_id: str, carrier: Mapping[str, str] | None
     ) -> Iterator[Outcome]:
+        """See ports.observing."""
         outcome = Outcome()
         with ExitStack() as stack:
             theirs = [

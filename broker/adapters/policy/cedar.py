@@ -85,8 +85,9 @@ class CedarPolicies:
         self.notices: Final = notices(policies, _known(catalog))
         self._by_id: Final = {policy.policy_id: policy for policy in policies}
         self.digest: Final = _digest(policies)
-        self._schema: Final = cedarpy.Schema.from_str(schema_for(catalog))
-        self._partial: Final = cedarpy.Schema.from_str(partial(schema_for(catalog)))
+        schema = schema_for(catalog)
+        self._schema: Final = cedarpy.Schema.from_str(schema)
+        self._partial: Final = cedarpy.Schema.from_str(partial(schema))
         self._argument_types: Final = argument_types(catalog)
         self._slices: Final = Slices(policies)
         self._sliced: Final = sliced

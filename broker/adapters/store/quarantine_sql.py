@@ -68,7 +68,7 @@ WELCOME: Final = and_(
     tasks.c.hold.is_(None),
     ~_OF_OWNER.exists(),
 )
-"""That a task of that owner may do something: takes names as `OF_OWNER` does."""
+"""That the task `task_id`, of that owner, may do something: takes names as `OF_OWNER` does."""
 OF_OWNER: Final = Statement(_OF_OWNER)
 """Whether an owner is quarantined: takes a name of each kind, as `b_INSTANCE` and so on."""
 

@@ -66,14 +66,14 @@ class FollowingClock(SystemClock):
     def of_wall(
         cls,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
-        counter: Callable[[], float] | None = None,
+        counter: Callable[[], float] = _COUNTER,
     ) -> FollowingClock:
         """Follows the wall clock, and is set to it to begin with."""
 
         async def reference() -> datetime:
             return wall()
 
-        clock = cls(reference, to_the_letter=False, **({"counter": counter} if counter else {}))
+        clock = cls(reference, to_the_letter=False, counter=counter)
         clock._time = wall()
         return clock
 
