@@ -264,8 +264,11 @@ def _start(command: Command, handlers: Iterable[int]) -> int:
     launcher = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
+    # What the command is sent waits until it is the command's: this program's handler, as a copy, would swallow it.
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     child = os.fork()
     if child:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         return child
     try:
         if command.groups is not None:
@@ -280,6 +283,7 @@ def _start(command: Command, handlers: Iterable[int]) -> int:
             os._exit(_BY_SIGNAL + signal.SIGKILL)
         for number in (*handlers, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         os.execvpe(command.words[0], command.words, dict(command.environment))  # noqa: S606 - what this is for
     except OSError as error:
         os.write(2, f"error: {command.words[0]}: {error.strerror}\n".encode())

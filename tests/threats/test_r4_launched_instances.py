@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ PYTHON = ("/usr/bin/python3", "-I", "-S", "-c")
 
 
 @pytest.fixture
-def node(world: World, tmp_path: Path) -> Node:
-    return Node(world.stack, tmp_path)
+def node(world: World, tmp_path: Path) -> Iterator[Node]:
+    node = Node(world.stack, tmp_path)
+    yield node
+    node.kill_launchers()
 
 
 def ended(launched: Launched) -> None:

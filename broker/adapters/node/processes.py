@@ -34,12 +34,12 @@ class ProcNode:
 
     def groups_in_use(self) -> frozenset[int]:
         """See ports.launching."""
-        return frozenset(group for _, groups in _all_groups() for group in groups)
+        return frozenset(group for _, groups in all_groups() for group in groups)
 
     def empty(self, group: int) -> bool:
         """Kill every process that has the group, those that they start meanwhile as well; whether none is left."""
         for number in range(_ROUNDS):
-            members = [pid for pid, groups in _all_groups() if group in groups and pid != os.getpid()]
+            members = [pid for pid, groups in all_groups() if group in groups and pid != os.getpid()]
             if not members:
                 return True
             for pid in members:
@@ -59,7 +59,8 @@ def _kill_if_in(pid: int, group: int) -> None:
             os.close(descriptor)
 
 
-def _all_groups() -> Iterator[tuple[int, frozenset[int]]]:
+def all_groups() -> Iterator[tuple[int, frozenset[int]]]:
+    """Each process that has not ended, by its pid, and its supplementary groups, if it has any."""
     for name in os.listdir("/proc"):  # noqa: PTH208 - Path costs more than the look itself
         if name.isdigit() and (groups := _groups(int(name))):
             yield int(name), groups

@@ -22,6 +22,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
 def node(stack: DevStack, tmp_path: Path) -> Iterator[Node]:
     node = Node(stack, tmp_path)
     yield node
+    node.kill_launchers()
     node.write(ready=0)
     if not node.is_clean():  # pools leave what waits to the next of them
         for identity in node.identities():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 from broker.adapters.node import probe
 from broker.adapters.node.ledger import SqliteLedger
-from broker.adapters.node.processes import ProcNode
+from broker.adapters.node.processes import ProcNode, all_groups
 from broker.devstack.stack import DevStack
 from broker.devstack.state import NODE_ID, TRUST_DOMAIN
 from broker.domain.launching import IdentityState, LaunchedIdentity
@@ -39,6 +40,7 @@ class Node:
         self.state = folder / "node"
         self.config = folder / "broker.yaml"
         self.catalog = folder / "catalog.yaml"
+        self._started: list[subprocess.Popen[str]] = []
         self.config.write_text(
             f"""trust_domain: {TRUST_DOMAIN}
 spiffe_endpoint_socket: unix://{stack.spire.agent_socket}
@@ -82,11 +84,19 @@ registry:
         process = subprocess.Popen(
             self.command(*words, options=options), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        self._started.append(process)
         assert process.stderr is not None
         line = process.stderr.readline()
         assert line.startswith("instance spiffe://"), line + process.stderr.read()
         spiffe_id = line.split()[1]
         return Launched(self, process, spiffe_id)
+
+    def kill_launchers(self) -> None:
+        """What a test that failed left running, so that the others do not fail with it."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     def whose(self) -> tuple[str, ...]:
         """Words of a command that prints whose SVIDs it gets."""
@@ -213,9 +223,20 @@ class Launched:
         return code
 
 
+def _with_groups() -> list[str]:
+    """Processes that have a group of an instance's."""
+    found = []
+    for pid, groups in all_groups():
+        if any(70000 <= group <= 79999 for group in groups):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found.append(f"{pid}: {words}")
+    return found
+
+
 def eventually(holds: Callable[[], bool], patience: float = PATIENCE) -> None:
     """Wait for something that nobody tells of."""
     end = time.monotonic() + patience
     while not holds():
-        assert time.monotonic() < end, "it did not come to that"
+        assert time.monotonic() < end, f"it did not come to that; with groups of instances: {_with_groups()}"
         time.sleep(0.05)

@@ -1,0 +1,34 @@
+"""How the launcher starts the command: what it is sent while it is not yet the command is not lost."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import os, signal, sys
+from broker.cli import launch_instance
+from broker.ports.launching import Command
+
+number = int(sys.argv[1])
+signal.signal(number, lambda *_: None)  # as the launcher has one, that passes on what comes
+os.setgroups = lambda _groups: os.kill(os.getpid(), number)  # in the child, which has its group from here on
+command = Command(words=("/bin/sleep", "60"), groups=(1,), environment={})
+print(os.waitstatus_to_exitcode(os.waitpid(launch_instance._start(command, [number]), 0)[1]))
+print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_before_the_command_is_executed_reaches_it(number: signal.Signals) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(int(number))],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [str(-number), "[]"], done.stderr
