@@ -31,6 +31,11 @@ from broker.usecases.task_events import TaskEvents
 PATIENCE: Final = timedelta(seconds=10)
 """How long an answer waits for what the target held to be revoked; after that it says how much is left."""
 
+_OTHERS_TAKE: Final = timedelta(seconds=2)
+"""How long an answer waits for tasks that another replica, which was told of the quarantine, is ending."""
+
+_LOOK_AGAIN: Final = timedelta(seconds=0.05)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imposed:
@@ -74,8 +79,11 @@ class QuarantineInstances:
         # A caller that goes away must not come in between Q1 and Q2.
         await asyncio.shield(self._start(self._hold(quarantine, event)))
         found = await self._status(quarantine)
-        await self._end(caller.patience(PATIENCE) * 0.9)  # Q3
-        return Imposed(status=await self._status(quarantine), tasks_found=found.unfinished_tasks)
+        now = asyncio.get_running_loop().time
+        patience, begun = caller.patience(PATIENCE) * 0.9, now()
+        await self._end(patience)  # Q3
+        patience = min(_OTHERS_TAKE, patience - timedelta(seconds=now() - begun))
+        return Imposed(status=await self._over(quarantine, patience), tasks_found=found.unfinished_tasks)
 
     async def release(
         self, caller: OperatorCaller, target: QuarantineTarget, reason: str
@@ -148,6 +156,14 @@ class QuarantineInstances:
     async def _end_and_settle(self) -> None:
         await self._end_quarantined()
         await self._end_quarantined.settled()
+
+    async def _over(self, quarantine: Quarantine, patience: timedelta) -> QuarantineStatus:
+        """What is left when nothing is any more, or when patience is at its end."""
+        now = asyncio.get_running_loop().time
+        end = now() + patience.total_seconds()
+        while (status := await self._status(quarantine)).unfinished_tasks and now() < end:  # noqa: ASYNC110 - others end it, elsewhere
+            await asyncio.sleep(_LOOK_AGAIN.total_seconds())
+        return status
 
     async def _status(self, quarantine: Quarantine) -> QuarantineStatus:
         status = await self._store.quarantine(quarantine.target)

@@ -87,7 +87,7 @@ def test_a_quarantine_at_one_is_held_at_the_other(world: World) -> None:
         credential = world.acquire(agent, task_id)
         answer = operator.call("Quarantine", operators_pb2.QuarantineRequest(target=target, reason="x"))
         assert answer.ok
-        # The other replica is told, and may be the one that ends the task: then the answer says that it is not over yet.
+        # The other replica is told, and may be the one that ends the task: the answer waits for it, but not for ever.
         assert answer.message.quarantine.unfinished_tasks or not world.lets_in(credential)
         until(lambda: not world.lets_in(credential), "refused", patience=MUST_BE_REFUSED_WITHIN)
         # Told, not found out: the round that looks for itself comes once a second.

@@ -208,6 +208,20 @@ async def test_a_backend_that_fails_is_the_sweeps(broker: Broker) -> None:
     assert (await broker.task(task.task_id)).state is TaskState.ENDED
 
 
+async def test_an_answer_waits_for_what_another_replica_ends(broker: Broker) -> None:
+    task = await broker.declared()
+    await broker.acquired(task)
+    replica = broker.restarted()
+    with broker.issuer.holding("revoke"):
+        broker.store.before(EndTask, replica.end_quarantined)  # told at once, it is first
+        call = asyncio.ensure_future(impose(broker))
+        await settle()
+        assert not call.done()
+    imposed = await call
+    assert (imposed.tasks_found, imposed.status.unfinished_tasks) == (1, 0)
+    assert not broker.issuer.leases
+
+
 async def test_a_caller_that_goes_away_stops_nothing(broker: Broker) -> None:
     task = await broker.declared()
     entered, go_on = asyncio.Event(), asyncio.Event()
