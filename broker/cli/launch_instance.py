@@ -13,6 +13,7 @@ needs them is done by the pool, over its socket, or by a process of its own (`br
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import select
@@ -129,15 +130,15 @@ class _Launcher:
 
     def run(self, agent_class: str, words: Sequence[str], *, quiet: bool) -> int:
         """Run the command as a new instance, until it ends."""
-        child = 0
+        process = -1
         early: list[int] = []
 
         # Raises nothing: whatever it interrupts, above all the ending of the identity, goes on.
         def forward(number: int, _frame: FrameType | None) -> None:
-            if not child:
+            if process < 0:
                 early.append(number)
             elif number not in _FROM_TERMINAL or not _terminal_is_ours():
-                _send(child, number)  # else the terminal sent it to the command as well
+                _send(process, number)  # else the terminal sent it to the command as well
 
         taken = [number for number in _FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
         before = {number: signal.signal(number, forward) for number in taken}
@@ -150,8 +151,9 @@ class _Launcher:
             if not quiet:
                 print(f"instance {identity.spiffe_id}", file=sys.stderr, flush=True)
             child = _start(command, before)
+            process = os.pidfd_open(child)  # its pid is another's, once it has been waited for
             for number in early:  # between the last look and the assignment
-                _send(child, number)
+                _send(process, number)
             return _exit_code(os.waitpid(child, 0)[1])
         finally:
             self._end(identity)
@@ -310,11 +312,10 @@ def _detach() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _send(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return
+def _send(process: int, number: int) -> None:
+    """Send a signal to whom a descriptor is of, if it has not ended."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(process, number)
 
 
 def _terminal_is_ours() -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 
 import pytest
+
+from broker.cli import launch_instance
 
 PROGRAM = """
 import os, signal, sys
@@ -32,3 +35,13 @@ def test_a_signal_before_the_command_is_executed_reaches_it(number: signal.Signa
         check=False,
     )
     assert done.stdout.splitlines() == [str(-number), "[]"], done.stderr
+
+
+def test_what_comes_after_its_end_reaches_nobody() -> None:
+    with subprocess.Popen(["/bin/true"]) as process:
+        descriptor = os.pidfd_open(process.pid)
+        process.wait()
+    try:
+        launch_instance._send(descriptor, signal.SIGTERM)  # the pid may be somebody else's by now
+    finally:
+        os.close(descriptor)
