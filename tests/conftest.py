@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Before anything imports gRPC: this process forks only to start another program, from several threads; gRPC's handlers
@@ -37,6 +38,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("alone")
         item.add_marker(pytest.mark.xdist_group(_group_of(item)))
     items.sort(key=lambda item: SLOWEST_FIRST.index(item.path.relative_to(TESTS).parts[0]))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Thousands of tests stay to the end: looking through them for garbage again and again took a twentieth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 def _group_of(item: pytest.Item) -> str:
