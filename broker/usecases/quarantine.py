@@ -79,11 +79,11 @@ class QuarantineInstances:
         # A caller that goes away must not come in between Q1 and Q2.
         await asyncio.shield(self._start(self._hold(quarantine, event)))
         found = await self._status(quarantine)
-        now = asyncio.get_running_loop().time
-        patience, begun = caller.patience(PATIENCE) * 0.9, now()
+        now, patience = asyncio.get_running_loop().time, caller.patience(PATIENCE) * 0.9
+        end = now() + patience.total_seconds()
         await self._end(patience)  # Q3
-        patience = min(_OTHERS_TAKE, patience - timedelta(seconds=now() - begun))
-        return Imposed(status=await self._over(quarantine, patience), tasks_found=found.unfinished_tasks)
+        status = await self._over(quarantine, min(end, now() + _OTHERS_TAKE.total_seconds()))
+        return Imposed(status=status, tasks_found=found.unfinished_tasks)
 
     async def release(
         self, caller: OperatorCaller, target: QuarantineTarget, reason: str
@@ -157,10 +157,9 @@ class QuarantineInstances:
         await self._end_quarantined()
         await self._end_quarantined.settled()
 
-    async def _over(self, quarantine: Quarantine, patience: timedelta) -> QuarantineStatus:
-        """What is left when nothing is any more, or when patience is at its end."""
+    async def _over(self, quarantine: Quarantine, end: float) -> QuarantineStatus:
+        """The status when no task is left, or at the loop's time `end`."""
         now = asyncio.get_running_loop().time
-        end = now() + patience.total_seconds()
         while (status := await self._status(quarantine)).unfinished_tasks and now() < end:  # noqa: ASYNC110 - others end it, elsewhere
             await asyncio.sleep(_LOOK_AGAIN.total_seconds())
         return status

@@ -11,6 +11,7 @@ from typing import Final
 
 from broker.devstack import broker_process, vault
 from broker.devstack.parts import REPOSITORY
+from broker.devstack.state import BROKER_ID
 from tests.threats.world import ROLE, World
 
 A_JWT: Final = re.compile(rb"eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.")
@@ -76,7 +77,7 @@ def test_the_search_finds_what_is_there(world: World) -> None:
     assert any(
         b"serving on port" in content for name, content in found.items() if name.endswith("broker.log")
     )
-    jwt = world.stack.spire.mint_jwt(world.svid().spiffe_id, audience="vault", ttl=timedelta(minutes=1))
+    jwt = world.stack.spire.mint_jwt(BROKER_ID, audience="vault", ttl=timedelta(minutes=1))
     assert A_JWT.search(jwt.encode())
     assert A_VAULT_TOKEN.search(str(world.stack.vault.admin().token).encode())
 

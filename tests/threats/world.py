@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -219,30 +219,25 @@ class World:
         (catalog,) = self.stack.broker.catalog.iterdir()
         return catalog.read_text().partition("\nanswers:")[0]
 
-    @contextmanager
-    def taking_up(self, catalog_text: str) -> Iterator[None]:
+    def taking_up(self, catalog_text: str) -> AbstractContextManager[None]:
         """The broker has this catalog, and the one of before again at the end."""
         (catalog,) = self.stack.broker.catalog.iterdir()
-        before = catalog.read_text()
-        with self.policies_change():
-            catalog.write_text(catalog_text)
-        try:
-            yield
-        finally:
-            with self.policies_change():
-                catalog.write_text(before)
+        return self._reading(catalog, catalog_text)
+
+    def ruled_by(self, policies: str) -> AbstractContextManager[None]:
+        """The broker has these policies as well, until the end."""
+        return self._reading(self.stack.broker.policies / "test.cedar", policies)
 
     @contextmanager
-    def ruled_by(self, policies: str) -> Iterator[None]:
-        """The broker has these policies as well, until the end."""
-        file = self.stack.broker.policies / "test.cedar"
+    def _reading(self, file: Path, text: str) -> Iterator[None]:
+        before = file.read_text() if file.exists() else None
         with self.policies_change():
-            file.write_text(policies)
+            file.write_text(text)
         try:
             yield
         finally:
             with self.policies_change():
-                file.unlink()
+                file.unlink() if before is None else file.write_text(before)
 
     @contextmanager
     def policies_change(self) -> Iterator[None]:

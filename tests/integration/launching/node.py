@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -22,6 +21,9 @@ from broker.devstack.state import NODE_ID, TRUST_DOMAIN
 from broker.domain.launching import IdentityState, LaunchedIdentity
 
 PATIENCE: Final = 60
+GROUPS: Final = range(70000, 80000)
+"""Instances' own, of all tests."""
+
 SVIDS: Final = (
     "import runpy, sys; probe = runpy.run_path(sys.argv[1], run_name='probe');"
     "print(*probe['ask'](sys.argv[2]), sep='\\n', flush=True)"
@@ -160,19 +162,16 @@ registry:
         }
 
     def groups_in_use(self) -> set[int]:
-        return {group for group in ProcNode().groups_in_use() if 70000 <= group <= 79999}
+        return {group for group in ProcNode().groups_in_use() if group in GROUPS}
 
     def processes(self) -> list[str]:
         """Processes that name this node's folder: launchers, watchers, those that work for them."""
         found = []
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit() and folder.name != str(os.getpid()):
-                try:
-                    words = (folder / "cmdline").read_bytes()
-                except OSError:
-                    continue
-                if str(self.state).encode() in words:
-                    found.append(words.replace(b"\0", b" ").decode())
+                words = _words_of(int(folder.name))
+                if str(self.state) in words:
+                    found.append(words)
         return found
 
     def is_clean(self) -> bool:
@@ -223,15 +222,17 @@ class Launched:
         return code
 
 
+def _words_of(pid: int) -> str:
+    """What a process was started as; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def _with_groups() -> list[str]:
     """Processes that have a group of an instance's."""
-    found = []
-    for pid, groups in all_groups():
-        if any(70000 <= group <= 79999 for group in groups):
-            with contextlib.suppress(OSError):
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-                found.append(f"{pid}: {words}")
-    return found
+    return [f"{pid}: {_words_of(pid)}" for pid, groups in all_groups() if not groups.isdisjoint(GROUPS)]
 
 
 def eventually(holds: Callable[[], bool], patience: float = PATIENCE) -> None:
